@@ -1,0 +1,103 @@
+"""How a worker comes by its runs: ready entries are read, each is claimed, the record decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from aiki.errors import AikiError, StoreRefused
+from aiki.records import ClaimedRun, DamagedRun, ReadyEntry
+from aiki.store import Store
+from aiki.store.keys import new_token
+
+_logger = logging.getLogger("aiki.worker")
+
+
+class Claims:
+    """Reads no more than there are free slots for, and claims what it read."""
+
+    def __init__(
+        self,
+        store: Store,
+        incarnation: str,
+        *,
+        streams: Sequence[str],
+        lease: float,
+        quarantine: bool,
+        free_slots: Callable[[], int],
+        host: Callable[[ClaimedRun], None],
+        on_dead: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._incarnation = incarnation
+        self._streams = list(streams)
+        self._quarantine = quarantine
+        self._free_slots = free_slots
+        self._host = host
+        self._on_dead = on_dead
+        self._reader = store.workers.ready_reader(store.address, incarnation, lease=lease)
+        self._changed = asyncio.Event()
+        self._is_dead = False
+        self.claiming: set[str] = set()
+
+    def slot_freed(self) -> None:
+        """Look again whether something may be claimed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Claim until cancelled, or told that the lease is gone.
+
+        Reading on without a lease would keep from others what has just been queued again.
+        """
+        broken = False
+        while not self._is_dead:
+            while (free := self._free_slots()) <= 0:
+                self._changed.clear()
+                await self._changed.wait()
+            try:
+                if broken:
+                    entries = await self._reader.read_delivered(self._streams)
+                    broken = False  # what is refused now is offered again when it has idled
+                else:
+                    entries = await self._reader.read(self._streams, free)
+            except AikiError as error:
+                # What was delivered meanwhile is ours and pending; it is read again.
+                _logger.warning("worker %s reads no ready runs: %s", self._incarnation, error)
+                broken = True
+                await asyncio.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - jitter
+                continue
+            # So that no stream is always the last to be read
+            self._streams.append(self._streams.pop(0))
+            if entries:
+                await self._claim(entries)
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._reader.close()
+
+    async def _claim(self, entries: Sequence[ReadyEntry]) -> None:
+        runs = self._store.runs
+        asked = [
+            (entry, token, runs.claim(entry, self._incarnation, token, quarantine=self._quarantine))
+            for entry, token in ((entry, new_token()) for entry in entries)
+        ]
+        self.claiming.update(entry.run_id for entry in entries)
+        try:
+            for entry, token, reply in asked:
+                try:
+                    claimed = runs.claimed(entry, self._incarnation, token, await reply)
+                    if isinstance(claimed, ClaimedRun):
+                        self._host(claimed)
+                    elif isinstance(claimed, DamagedRun):
+                        _logger.error("run %s is stalled: %s", entry.run_id, claimed.reason)
+                        await runs.stall(claimed.ownership, claimed.reason)
+                    elif claimed == b"DEAD":
+                        self._is_dead = True
+                        self._on_dead("DEAD")
+                except StoreRefused as error:
+                    # One run is not worth a worker. It is offered again when it has idled.
+                    _logger.error("run %s cannot be claimed: %s", entry.run_id, error)  # noqa: TRY400
+        finally:
+            self.claiming.difference_update(entry.run_id for entry in entries)

@@ -1,0 +1,365 @@
+"""The command `aiki`: start runs, list them, look into one."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import functools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from aiki.cli_output import full_run_object, plain, run_details, run_object, runs_table
+from aiki.cli_settings import PATIENCE, StoreSettings, find_store
+from aiki.client import Call, Client, StartOptions
+from aiki.codec import Codec
+from aiki.errors import (
+    AikiError,
+    DataError,
+    NotFound,
+    RunCancelled,
+    RunFailed,
+    StoreRefused,
+    StoreUnavailable,
+)
+from aiki.handle import Handle, RecordedStep, why
+from aiki.names import checked_key, checked_name, checked_version
+from aiki.states import Status
+from aiki.store.catalog import Offer
+from aiki.store.keys import partition_of
+
+R = TypeVar("R")
+
+# Between two looks at a run that is waited for: that it ended is told, that it is stuck is not.
+_LOOK = 1.0
+
+
+class Exit(IntEnum):
+    """What `aiki` ends with."""
+
+    DONE = 0
+    UNSUCCESSFUL = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    STORE = 4
+    INTERRUPTED = 130  # as shells count a SIGINT
+
+
+_EXITS = {
+    Exit.DONE: "Done. With --wait: the run completed.",
+    Exit.UNSUCCESSFUL: "With --wait: the run failed, was cancelled or is stalled.",
+    Exit.USAGE: "A wrong argument or setting. Nothing was started.",
+    Exit.NOT_FOUND: "There is no such run, or nobody has ever served that workflow.",
+    Exit.STORE: "The store could not be reached, or refused.",
+    Exit.INTERRUPTED: "Interrupted. With --wait: the run goes on.",
+}
+
+
+def _code(error: AikiError) -> Exit:
+    match error:
+        case NotFound():
+            return Exit.NOT_FOUND
+        case StoreRefused() | StoreUnavailable():
+            return Exit.STORE
+        case RunFailed() | RunCancelled():
+            return Exit.UNSUCCESSFUL
+        case _:
+            return Exit.USAGE
+
+
+def _write_epilog(formatter: click.HelpFormatter) -> None:
+    with formatter.section("Exit codes"):
+        formatter.write_dl([(str(code.value), sentence) for code, sentence in _EXITS.items()])
+    formatter.write_paragraph()
+    formatter.write_text(
+        "Where the runs are may also be said by AIKI_REDIS_URL, AIKI_DATA_DIR and AIKI_NAMESPACE "
+        "in the environment, or by redis, data-dir and namespace in [tool.aiki] of "
+        "pyproject.toml. A flag beats the environment, which beats the file."
+    )
+
+
+class _Command(click.Command):
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        _write_epilog(formatter)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        _write_epilog(formatter)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="aiki", message="%(prog)s %(version)s")
+def command() -> None:
+    """Start durable runs, list them, look into one.
+
+    What executes them is a supervisor: python -m aiki.supervisor MODULE
+    """
+
+
+def _on_store(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a command of a coroutine function that takes the store's settings first."""
+
+    @click.option("--redis", metavar="URL", help="The Redis or Valkey that holds the runs.")
+    @click.option("--data-dir", metavar="DIR", help="Of the embedded server.  [.aiki]")
+    @click.option("--namespace", metavar="NAME", help="Within the store.  [default]")
+    @functools.wraps(work)
+    def run(redis: str | None, data_dir: str | None, namespace: str | None, **options: Any) -> None:
+        flags = {"redis": redis, "data_dir": data_dir, "namespace": namespace}
+        try:
+            store = find_store(flags, environ=os.environ, directory=Path.cwd())
+            asyncio.run(_ignoring_result(work(store, **options)))
+        except AikiError as error:
+            _say(f"Error: {error}")
+            raise SystemExit(_code(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit(Exit.INTERRUPTED) from None
+
+    return run
+
+
+async def _ignoring_result(work: Awaitable[None]) -> None:
+    await work
+
+
+@command.command()
+@click.argument("workflow")
+@click.option(
+    "--input",
+    "given",
+    metavar="JSON",
+    default="{}",
+    help="The handler's arguments: an object with each by its name. A - reads it from stdin.",
+)
+@click.option("--version", metavar="X.Y.Z", help="The same as NAME/X.Y.Z.")
+@click.option("--pool", metavar="NAME", default="default", help="Of workers.  [default]")
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="Start once: the same key with the same input gives the run that there is.",
+)
+@click.option("--wait", is_flag=True, help="Wait for the end of the run and print its result.")
+@_on_store
+async def start(
+    store: StoreSettings,
+    *,
+    workflow: str,
+    given: str,
+    version: str | None,
+    pool: str,
+    idempotency_key: str | None,
+    wait: bool,
+) -> None:
+    """Start a run of WORKFLOW, which is NAME or NAME/X.Y.Z.
+
+    Without a version it is the newest one that is served. What goes to stdout is the run's id, or
+    with --wait its result as JSON. The worker checks the input: a run whose input does not fit
+    its handler is stalled, and says where.
+
+    \b
+      aiki start order-processing --input '{"order": {"items": …}}' --wait
+    """  # noqa: D301  (the backspace is meant: it keeps click from wrapping lines)
+    name, slash, named = workflow.partition("/")
+    checked_name(name, "WORKFLOW")
+    if slash and version is not None:
+        raise click.UsageError(f"{workflow} and --version {version}: say the version once")
+    wanted = named if slash else version
+    if wanted is not None:
+        checked_version(wanted, name)
+    options = StartOptions(
+        pool=checked_name(pool, "--pool"),
+        idempotency_key=None if idempotency_key is None else checked_key(idempotency_key),
+    )
+    payload = _payload(given)
+    async with store.client(create=wanted is not None) as client:
+        catalog = client.store.catalog
+        offers = await _in_time(client, catalog.offers(name))
+        if wanted is None:
+            wanted = _newest(offers, pool) or _refuse_unknown(
+                name, await _in_time(client, catalog.workflows())
+            )
+        result = Codec(object, f"the result of {name} {wanted}")
+        call: Call[object] = Call(name, wanted, payload, result, options)
+        handle = await client.start_call(call)
+        _say(f"started {name} {wanted}" + (f" as {handle.id}" if wait else ""))
+        if wait:
+            _print_json(await _end_of(client, handle))
+            return
+        click.echo(handle.id)
+        if not any((o.version, o.pool) == (wanted, pool) and o.is_served for o in offers):
+            _say(f"no worker serves {name} {wanted} in pool {pool!r} now; the run waits for one")
+
+
+@command.command()
+@click.option(
+    "--status",
+    metavar="STATUS",
+    type=click.Choice([status.value for status in Status]),
+    help=f"Only runs that are one of: {', '.join(Status)}.",
+)
+@click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(1, 1000), default=20, help="At most so many.  [20]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@_on_store
+async def runs(
+    store: StoreSettings, *, status: str | None, workflow: str | None, limit: int, as_json: bool
+) -> None:
+    """List runs, those that changed last first."""
+    only = None if status is None else Status(status)
+    async with store.client(create=False) as client:
+        reading = client.snapshots(status=only, workflow=workflow, limit=limit)
+        found = await _in_time(client, reading)
+    if as_json:
+        _print_json([run_object(run) for run in found])
+    elif found:
+        _print(runs_table(found, now=datetime.now(UTC), width=_width()))
+        if len(found) == limit:
+            _say(f"these are the last {limit}; --limit shows more")
+    else:
+        _say("no runs" if status is None and workflow is None else "no such runs")
+
+
+@command.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print one object, with everything.")
+@_on_store
+async def show(store: StoreSettings, *, run_id: str, as_json: bool) -> None:
+    """Show where a run is, what it waits for, and its recorded steps.
+
+    RUN is the run's id, as `aiki start` and `aiki runs` give it.
+    """
+    if partition_of(run_id) is None:
+        raise NotFound(f"{run_id!r} is not the id of a run; `aiki runs` lists them")
+    async with store.client(create=False) as client:
+        run = await client.store.runs.snapshot(run_id, timeout=PATIENCE)
+        steps = await _steps(client, run_id)
+        workers = await _in_time(client, client.store.workers.list())
+    label = next((worker.label for worker in workers if worker.incarnation == run.owner), "")
+    if as_json:
+        _print_json(full_run_object(run, steps, worker=label))
+    else:
+        now, width = datetime.now(UTC), _width()
+        _print(run_details(run, steps, worker=label, now=now, width=width))
+
+
+async def _steps(client: Client, run_id: str) -> list[RecordedStep]:
+    """Read a run's journal; where it is damaged, say so, and let the rest be seen."""
+    try:
+        return await client.handle(run_id).journal()
+    except (DataError, ValueError) as error:
+        _say(f"the journal of run {run_id} cannot be read: {error}")
+        return []
+
+
+def _payload(given: str) -> bytes:
+    """Read the input as what a client would send for the same arguments."""
+    try:
+        value: object = json.loads(sys.stdin.read() if given == "-" else given)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"--input is not JSON: {error}; it is the object of the handler's arguments, such as "
+            """'{"order": {"id": 7}}'"""
+        ) from None
+    if not isinstance(value, dict):
+        raise DataError(
+            "--input is an object that has each argument of the handler by its name, such as "
+            f"""'{{"order": …}}'; this is {json.dumps(value):.60}"""
+        )
+    return Codec(object, "--input").encode(value)[0]
+
+
+def _newest(offers: Sequence[Offer], pool: str) -> str | None:
+    """Choose a version: one that is served in the pool, or served at all, or ever was."""
+    if not offers:
+        return None
+    best = max(
+        offers,
+        key=lambda offer: (
+            offer.is_served and offer.pool == pool,
+            offer.is_served,
+            [int(part) for part in offer.version.split(".")],
+        ),
+    )
+    return best.version
+
+
+def _refuse_unknown(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise NotFound(
+        f"nobody has ever served a workflow {name!r} here{hint or '.'} To start it before it is "
+        f"served, say which version: {name}/1.0.0"
+    )
+
+
+async def _end_of(client: Client, handle: Handle[object]) -> object:
+    """Wait for a run's result, and say what it waits for meanwhile."""
+    ending = asyncio.create_task(handle.wait_for_completion())
+    told = ""
+    try:
+        while not ending.done():
+            await asyncio.wait([ending], timeout=_LOOK)
+            if ending.done():
+                break
+            run = await client.store.runs.snapshot(handle.id, timeout=PATIENCE)
+            if run.status is Status.STALLED:
+                _say(f"run {handle.id} is stalled: {why(run)}")
+                raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
+            if why(run) not in {"", told}:
+                told = why(run)
+                _say(f"{run.status}: {told}")
+        return ending.result()
+    except asyncio.CancelledError:
+        _say(f"the run goes on; look at it with: aiki show {handle.id}")
+        raise
+    finally:
+        ending.cancel()
+
+
+async def _in_time(client: Client, reading: Awaitable[R]) -> R:
+    """Bound a reading that has no limit of its own: somebody sits before the screen."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await reading
+    except TimeoutError:
+        where = client.store.address.described
+        raise StoreUnavailable(f"{where} gave no answer within {PATIENCE:g} s") from None
+
+
+def _say(text: str) -> None:
+    click.echo(plain(text), err=True)
+
+
+def _print(text: str) -> None:
+    # click itself leaves colours out where stdout is no terminal.
+    has_colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    click.echo(text, color=None if has_colours else False)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def main() -> None:
+    """Run the command."""
+    command(prog_name="aiki")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What an owner writes of its steps."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiki.errors import AikiError, LimitExceeded
+from aiki.journal import Journal
+from aiki.operation import Host, Operation
+from aiki.records import ClaimedRun, EntryKind, closed_entry, entry_rest
+from aiki.rounds import Rounds, Turn
+from aiki.step import StepSpec
+
+MAX_RUN_BYTES = 16 * 1024 * 1024
+
+
+class Commits:
+    """The writes of one owner of a run. Each gives the script's reply: flags, or its word."""
+
+    def __init__(self, claimed: ClaimedRun, host: Host, journal: Journal, rounds: Rounds) -> None:
+        self._owner = claimed.ownership
+        self._runs = host.runs
+        self._label = host.label
+        self._journal = journal
+        self._rounds = rounds
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
+        self._claimed_at = claimed.now
+
+    def encoded(self, spec: StepSpec, value: Any) -> tuple[bytes, Any]:
+        """Give what a task returned as it is stored, and as it is read again."""
+        try:
+            payload, value = spec.result.encode(value)
+            if self._journal.size + len(payload) > MAX_RUN_BYTES:
+                raise LimitExceeded(
+                    f"run {self._owner.run_id} would hold more than {MAX_RUN_BYTES >> 20} MiB of "
+                    "results; store large data elsewhere and return where it is"
+                )
+        except AikiError as refused:
+            refused.add_note("The task was executed, and is not executed again for this.")
+            raise
+        return payload, value
+
+    def server_now(self) -> int:
+        """Give the server's time, in milliseconds: that of the claim, and what passed since."""
+        return self._claimed_at + round((self._loop.time() - self._begun) * 1000)
+
+    async def step(  # noqa: PLR0917 - six facts about one step
+        self,
+        operation: Operation,
+        turn: Turn,
+        kind: EntryKind,
+        attempt: int,
+        begun: float,
+        payload: bytes,
+    ) -> int | bytes:
+        """Record how a step ended whose first attempt began at `begun`, by the loop's clock."""
+        self._journal.length += operation.entry is None
+        self._journal.size += len(payload)
+        entry = self._entry(turn.seq, kind, attempt, begun, payload)
+        return await self._runs.commit_step(self._owner, operation.key, entry)
+
+    async def attempt(
+        self, operation: Operation, attempt: int, begun: float, payload: bytes, delay: float
+    ) -> int | bytes:
+        """Record a failed attempt; the next is due in `delay` seconds."""
+        rest = self._rest(self._rounds.stamp(), attempt, begun, payload)
+        milliseconds = round(delay * 1000)
+        return await self._runs.commit_attempt(self._owner, operation.key, milliseconds, rest)
+
+    async def abandon(
+        self, operation: Operation, turn: Turn, *, deliver_cancel: bool = False
+    ) -> int | bytes:
+        """Record that the handler gave up waiting for a step."""
+        entry = self._entry(turn.seq, EntryKind.ABANDONED, 0, self._begun, b"")
+        return await self._runs.abandon_step(
+            self._owner, operation.key, entry, deliver_cancel=deliver_cancel
+        )
+
+    def abandoned_entry(self) -> bytes:
+        """Give the mark of an abandoned step; it tells how long this owner has run the run."""
+        return self._entry(self._rounds.stamp(), EntryKind.ABANDONED, 0, self._begun, b"")
+
+    def _entry(
+        self, seq: int, kind: EntryKind, attempt: int, begun: float, payload: bytes
+    ) -> bytes:
+        rest = self._rest(seq, attempt, begun, payload)
+        return closed_entry(kind, self._owner.token, self.server_now(), rest)
+
+    def _rest(self, seq: int, attempt: int, begun: float, payload: bytes) -> bytes:
+        spent = round((self._loop.time() - begun) * 1000)
+        return entry_rest(seq, attempt, spent, self._label, payload)

@@ -1,0 +1,39 @@
+"""Durations: seconds as a number or a `timedelta`, 0 to 10 years."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypeAlias
+
+from aiki.errors import LONGEST_SECONDS, DataError
+
+Seconds: TypeAlias = float | timedelta
+
+
+def seconds(value: Seconds, *, what: str) -> float:
+    """Return a duration in seconds.
+
+    `what` names the duration in the error, such as `"timeout"`. Raises `DataError` for
+    anything but a finite number (no bool) or `timedelta` between 0 and 10 years.
+    """
+    given: object = value
+    if isinstance(given, timedelta):
+        number = given.total_seconds()
+    elif isinstance(given, int | float) and not isinstance(given, bool):
+        number = given
+    else:
+        raise DataError(
+            f"{what} must be seconds (int or float) or a timedelta, not {_shown(given)}"
+        )
+    if not 0 <= number <= LONGEST_SECONDS:  # NaN is refused here as well
+        raise DataError(f"{what} must be between 0 seconds and 10 years, not {_shown(given)}")
+    return float(number)
+
+
+def _shown(value: object) -> str:
+    """Describe a refused value in an error, however large or broken it is."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  (also int's limit on digits)
+        text = "..."
+    return f"{type(value).__name__} {text[:80]}"

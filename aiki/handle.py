@@ -1,0 +1,181 @@
+"""Following and steering one run from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from aiki.codec import Codec
+from aiki.completion import Completions
+from aiki.durations import Seconds, seconds
+from aiki.errors import Failure, RunCancelled, RunFailed
+from aiki.failures import failure_from_json
+from aiki.records import Entry, EntryKind, RunSnapshot
+from aiki.states import Status
+from aiki.store import Store
+
+R_co = TypeVar("R_co", covariant=True)
+
+_KINDS = {
+    EntryKind.OPEN: "retrying",
+    EntryKind.RESULT: "completed",
+    EntryKind.FAILURE: "failed",
+    EntryKind.ABANDONED: "abandoned",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Where a run was when it was asked."""
+
+    status: Status
+    since: datetime
+    reason: str
+    """Why it waits, in words; empty where there is nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """One entry of a run's journal."""
+
+    task: str
+    key: str
+    outcome: str
+    """`completed`, `failed`, `retrying` or `abandoned`."""
+    attempts: int
+    started: datetime
+    recorded: datetime
+    due: datetime | None
+    """When the next attempt is due, where there is one."""
+    worker: str
+    result: Any
+    """The recorded result as plain JSON."""
+    failure: Failure | None
+
+
+class Handle(Generic[R_co]):
+    """One run. Made by `start` or `client.handle(id)`; it holds nothing but the id."""
+
+    def __init__(
+        self, run_id: str, store: Store, completions: Completions, result: Codec, timeout: float
+    ) -> None:
+        self.id = run_id
+        self._store = store
+        self._completions = completions
+        self._result = result
+        self._timeout = timeout
+
+    async def wait_for_completion(self, timeout: Seconds | None = None) -> R_co:
+        """Wait until the run is over and return its result.
+
+        Told by the store, not polled. With a time-out of 0 it only looks.
+
+        Raises:
+            RunFailed: its handler failed.
+            RunCancelled: it was cancelled.
+            TimeoutError: it was not over in time; it goes on.
+            NotFound: there is no such run.
+            DataError: the result is not what this handle's type says.
+        """
+        limit = None if timeout is None else seconds(timeout, what="timeout")
+        if limit == 0:
+            snapshot = await self._store.runs.snapshot(self.id, timeout=self._timeout)
+            if not snapshot.status.is_final:
+                raise TimeoutError(f"run {self.id} is {snapshot.status}")
+            status, payload = snapshot.status, snapshot.result or snapshot.failure or b""
+        else:
+            try:
+                async with asyncio.timeout(limit):
+                    status, payload = await self._completions.wait(self.id)
+            except TimeoutError:
+                raise TimeoutError(f"run {self.id} was not over within {limit:g} s") from None
+        if status is Status.FAILED:
+            failure = failure_from_json(payload)
+            raise RunFailed(
+                f"run {self.id} failed: {failure.type}: {failure.message}",
+                run_id=self.id,
+                failure=failure,
+            )
+        if status is Status.CANCELLED:
+            reason = payload.decode()
+            raise RunCancelled(
+                f"run {self.id} was cancelled" + (f": {reason}" if reason else ""),
+                run_id=self.id,
+                reason=reason,
+            )
+        result: R_co = self._result.decode(payload)
+        return result
+
+    async def status(self) -> RunStatus:
+        """Tell where the run is, since when, and why it waits.
+
+        Raises `NotFound` if there is no such run.
+        """
+        snapshot = await self._store.runs.snapshot(self.id, timeout=self._timeout)
+        return RunStatus(snapshot.status, moment(snapshot.since), why(snapshot))
+
+    async def cancel(self, reason: str = "") -> Status:
+        """Ask the run to end, and return the status it has now.
+
+        Its handler meets `CancelledError` at its next step and may clean up; then the run is
+        `cancelled`. A run with nothing to clean up is cancelled at once. Cancelling again, or a
+        run that is over, changes nothing. Raises `NotFound` if there is no such run.
+        """
+        return await self._store.runs.request_cancel(self.id, reason, timeout=self._timeout)
+
+    async def journal(self) -> list[RecordedStep]:
+        """Read what is recorded of the run's steps, in the order in which they were recorded.
+
+        Raises `NotFound` if there is no such run.
+        """
+        entries = await self._store.runs.journal(self.id, timeout=self._timeout)
+        if not entries:
+            await self._store.runs.snapshot(self.id, timeout=self._timeout)
+        return [
+            recorded_step(key, entry)
+            for key, entry in sorted(entries.items(), key=lambda item: item[1].seq)
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.id}>"
+
+
+def moment(milliseconds: int) -> datetime:
+    """Give a stored time as an aware datetime."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def why(snapshot: RunSnapshot) -> str:
+    """Say in words why a run is where it is."""
+    if snapshot.status is Status.STALLED:
+        return snapshot.reason
+    if snapshot.status is Status.AWAITING_RETRY and snapshot.wake is not None:
+        return f"its next attempt is due at {moment(snapshot.wake).isoformat()}"
+    if snapshot.status is Status.QUEUED:
+        pool = f"a worker of pool {snapshot.pool!r} that serves"
+        quarantined = " alone, since it ended workers before" if snapshot.quarantined else ""
+        return f"waits for {pool} {snapshot.workflow} {snapshot.version}{quarantined}"
+    if snapshot.cancel is not None and not snapshot.status.is_final:
+        return "its cancel is on the way to the handler"
+    return ""
+
+
+def recorded_step(key: str, entry: Entry) -> RecordedStep:
+    """Give a journal entry as users see it."""
+    failed = entry.kind in (EntryKind.FAILURE, EntryKind.OPEN)
+    begun = entry.written - (entry.spent if entry.kind is not EntryKind.ABANDONED else 0)
+    return RecordedStep(
+        task=key.rsplit(":", 1)[0],
+        key=key,
+        outcome=_KINDS[entry.kind],
+        attempts=entry.attempts,
+        started=moment(begun),
+        recorded=moment(entry.written),
+        due=moment(entry.due) if entry.due else None,
+        worker=entry.worker,
+        result=json.loads(entry.payload) if entry.kind is EntryKind.RESULT else None,
+        failure=failure_from_json(entry.payload) if failed else None,
+    )

@@ -1,0 +1,118 @@
+"""What must be done whoever does it: due timers, expired leases, retention, the sweep.
+
+Every supervisor and every library worker runs this. Whether something is due is decided by the
+scripts, so any number of housekeepers may do it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiki.errors import AikiError
+from aiki.store import Store
+from aiki.store.timers import BATCH, SWEEP_EVERY
+
+_logger = logging.getLogger("aiki.housekeeping")
+
+TIMERS_EVERY = 5.0  # without a hint of an earlier one
+RETENTION_EVERY = 60.0
+IDLE_EVERY = 10.0
+RETENTION = 7 * 86400.0  # seconds that a finished run is kept
+
+
+class Housekeeping:
+    """The recurring jobs of one process."""
+
+    def __init__(self, store: Store, *, lease: float, retention: float | None = None) -> None:
+        self._store = store
+        self._lease = lease
+        self._retention = retention
+        self._wake = asyncio.Event()
+        self._timers_at = 0.0
+
+    async def run(self) -> None:
+        """Do what is due, until cancelled."""
+        loop = asyncio.get_running_loop()
+        await self._store.inbox.subscribe("timers", self._on_timer_hint, self._wake.set)
+        jobs: dict[Callable[[], Awaitable[float]], float] = dict.fromkeys(
+            (self._fire_timers, self._recover_expired, self._requeue, self._remove, self._sweep),
+            0.0,
+        )
+        troubled = False
+        while True:
+            for job, due in jobs.items():
+                if loop.time() < (self._timers_at if job == self._fire_timers else due):
+                    continue
+                try:
+                    jobs[job] = loop.time() + await job()
+                    troubled = False
+                except AikiError as error:
+                    jobs[job] = loop.time() + 1.0
+                    self._timers_at = jobs[job]
+                    if not troubled:
+                        _logger.warning("housekeeping waits for the store: %s", error)
+                    troubled = True
+            self._wake.clear()
+            nearest = min(self._timers_at, *(t for j, t in jobs.items() if j != self._fire_timers))
+            try:
+                async with asyncio.timeout_at(nearest):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _on_timer_hint(self, message: bytes) -> None:
+        due = asyncio.get_running_loop().time() + int(message) / 1000
+        if due < self._timers_at:
+            self._timers_at = due
+            self._wake.set()
+
+    async def _fire_timers(self) -> float:
+        count, left = await self._store.timers.fire()
+        while count == BATCH:
+            count, left = await self._store.timers.fire()
+        pause = TIMERS_EVERY if left is None else min(left, TIMERS_EVERY)
+        self._timers_at = asyncio.get_running_loop().time() + pause
+        return pause
+
+    async def _recover_expired(self) -> float:
+        expired = await self._store.workers.find_expired(self._lease)
+        for incarnation in expired:
+            # Several at once point at the host or the store, not at a run.
+            recovered = await self._store.workers.recover(
+                incarnation,
+                cause="its lease ran out",
+                counted=len(expired) == 1,
+                only_if_expired=True,
+            )
+            _logger.warning(
+                "the lease of worker %s ran out: %d runs queued again, %d stalled",
+                incarnation,
+                len(recovered.queued),
+                len(recovered.stalled),
+            )
+        return self._lease / 4
+
+    async def _requeue(self) -> float:
+        moved = await self._store.workers.requeue_idle(self._lease)
+        if moved:
+            _logger.warning("%d ready entries were delivered and not claimed; queued again", moved)
+        return IDLE_EVERY
+
+    async def _remove(self) -> float:
+        workflows = await self._store.catalog.workflows()
+        retention = self._retention
+        if retention is None:
+            # Only supervisors are told how long; without one on the store, the usual time holds.
+            if (await self._store.workers.beat_supervisor("", 0))[1] > 0:
+                return RETENTION_EVERY
+            retention = RETENTION
+        while await self._store.timers.remove_finished(retention, workflows) == BATCH:
+            pass
+        return min(RETENTION_EVERY, max(1.0, retention / 10))
+
+    async def _sweep(self) -> float:
+        for run_id, words in await self._store.timers.sweep():
+            _logger.error("the sweep mended run %s: it %s", run_id, words)
+        return SWEEP_EVERY

@@ -1,0 +1,64 @@
+"""A run's recorded steps, and which of them a step that is asked for continues.
+
+A step's address is its name and a hash of its input; each address holds numbered entries. Equal
+steps are numbered in the order in which the handler asks for them, which a replay repeats. So
+each branch of a `gather` finds its own: a step that was under way when its owner died leaves a
+gap, and is executed again, while the equal steps of other branches have their results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aiki.errors import LimitExceeded
+from aiki.records import Entry, EntryKind
+
+MAX_ENTRIES = 10_000
+
+
+class Journal:
+    """The recorded steps of one run, consumed as its handler asks for them again."""
+
+    def __init__(self, entries: Mapping[str, Entry], cancel_at: str | None) -> None:
+        self._untaken = dict(entries)
+        self._cancel_at = cancel_at
+        self._asked: dict[str, int] = {}
+        self._met_new = False
+        self.length = len(entries)
+        self.size = sum(len(entry.payload) for entry in entries.values())
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the handler has yet to ask for a step beyond what is recorded."""
+        return bool(self._untaken) and not self._met_new
+
+    def unconsumed(self) -> list[str]:
+        """Name the recorded outcomes that were not asked for, in the order of their making.
+
+        Steps that were abandoned do not count: nothing that runs before one is asked for again
+        can contradict it, since it gives no result. Where the cancel was delivered does count.
+        """
+        found = [
+            (entry.seq, key)
+            for key, entry in self._untaken.items()
+            if entry.kind in (EntryKind.RESULT, EntryKind.FAILURE) or key == self._cancel_at
+        ]
+        return [key for _, key in sorted(found)]
+
+    def take(self, address: str) -> tuple[str, Entry | None]:
+        """Give the next step at an address its key, and what is recorded under it.
+
+        Raises LimitExceeded for a step too many.
+        """
+        number = self._asked.get(address, 0)
+        self._asked[address] = number + 1
+        key = f"{address}#{number}"
+        entry = self._untaken.pop(key, None)
+        if entry is None:
+            self._met_new = True
+            if self.length >= MAX_ENTRIES:
+                raise LimitExceeded(
+                    f"the run has {MAX_ENTRIES} recorded steps, the most a run may have; split "
+                    "the work over several runs"
+                )
+        return key, entry

@@ -1,0 +1,179 @@
+"""What a handler waits for, what its run asks of its actor, and what a worker lends to a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, NoReturn
+
+from aiki.records import Entry
+from aiki.rounds import Turn
+from aiki.step import StepSpec
+from aiki.store.runs import Runs
+from aiki.threads import Threads
+
+
+class State(Enum):
+    """Where an operation is."""
+
+    HELD = auto()
+    """New, and must not run yet: recorded outcomes are unconsumed, or the run is about to be
+    parked, handed back or cancelled."""
+    EXECUTING = auto()
+    COMMITTING = auto()
+    """Its outcome is on its way to the store."""
+    WAITING = auto()
+    """For the time of its next attempt."""
+    RECORDED = auto()
+    """Its outcome is in the store, and given in its turn."""
+    REPLAYING = auto()
+    """Its outcome was recorded before, and is given in its turn."""
+    ABANDONED = auto()
+    """Recorded as abandoned; it never completes."""
+    POINT = auto()
+    """The cancel is delivered here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a worker lends to the runs it hosts."""
+
+    runs: Runs
+    threads: Threads
+    label: str
+    inline_wait: float
+    divergence_after: float
+    cancel_grace: float
+    suspend_always: bool
+    is_leased: Callable[[], bool]
+    interrupt: Callable[[BaseException], None]
+    recycle: Callable[[str], None]
+
+
+class Operation:
+    """One step that the handler waits for."""
+
+    __slots__ = ("cancelling", "entry", "key", "spec", "state", "task", "turn", "until")
+
+    def __init__(
+        self, key: str, entry: Entry | None, spec: StepSpec, task: asyncio.Task[Any]
+    ) -> None:
+        self.key = key
+        self.entry = entry
+        self.spec = spec
+        self.task = task
+        self.cancelling = task.cancelling()  # cancellations that were there before this step
+        self.state = State.HELD
+        self.until = 0.0
+        self.turn: Turn | None = None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the handler has cancelled the task that waits for this step."""
+        return self.task.cancelling() > self.cancelling
+
+
+class Operations:
+    """All operations that a handler waits for, and the waiting itself."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.is_closed = False
+        self._by_key: dict[str, Operation] = {}
+        self._held: list[asyncio.Future[None]] = []
+        self._stuck: set[asyncio.Task[Any]] = set()
+        self._owed: set[asyncio.Task[Any]] = set()  # whose cancellation is still to come
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self._by_key.values())
+
+    def __contains__(self, operation: Operation) -> bool:
+        return self._by_key.get(operation.key) is operation
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def add(self, operation: Operation) -> None:
+        """Note that the handler waits for one more."""
+        self._by_key[operation.key] = operation
+        if self._owed and operation.task in self._owed:
+            operation.cancelling -= 1
+
+    def cancel_again(self, operation: Operation) -> None:
+        """Let a cancellation go on that met an operation whose outcome was recorded already.
+
+        It does not undo the outcome, but comes right after it, as if a moment later.
+        """
+        self._owed.add(operation.task)
+        self._loop.call_soon(self._pay, operation)
+
+    def remove(self, operation: Operation) -> None:
+        """Note that it waits no more."""
+        del self._by_key[operation.key]
+
+    def some_are(self, *states: State) -> bool:
+        """Tell whether any is in one of these states."""
+        return any(operation.state in states for operation in self._by_key.values())
+
+    def all_wait_beyond(self, moment: float) -> bool:
+        """Tell whether each waits for a time later than this one of the loop's clock."""
+        return all(
+            operation.state is State.WAITING and operation.until > moment
+            for operation in self._by_key.values()
+        )
+
+    def unrecorded(self) -> list[Operation]:
+        """Give those of which the journal does not say how they ended."""
+        recorded = (State.RECORDED, State.REPLAYING, State.ABANDONED, State.POINT)
+        return [operation for operation in self if operation.state not in recorded]
+
+    def unfinished_tasks(self) -> list[asyncio.Task[Any]]:
+        """Give the tasks that wait for an operation, or for ever."""
+        tasks = {operation.task for operation in self} | self._stuck
+        return [task for task in tasks if not task.done()]
+
+    def describe(self) -> list[dict[str, object]]:
+        """Say what the handler waits for."""
+        return [{"step": each.key, "state": each.state.name.lower()} for each in self]
+
+    async def hold(self, operation: Operation) -> None:
+        """Wait for the next `release`."""
+        operation.state = State.HELD
+        future = self._loop.create_future()
+        self._held.append(future)
+        await future
+
+    def release(self) -> None:
+        """Let those that are held look again whether they may start."""
+        held, self._held = self._held, []
+        for future in held:
+            if not future.done():
+                future.set_result(None)
+
+    async def until_cancelled(self) -> NoReturn:
+        """Wait until the task is cancelled."""
+        await self._loop.create_future()
+        raise AssertionError("a future that nobody holds was resolved")
+
+    async def never(self) -> NoReturn:
+        """Wait until the run is left, whatever the handler cancels meanwhile."""
+        task = asyncio.current_task(self._loop)
+        assert task is not None  # noqa: S101 - a coroutine of a handler runs in a task
+        self._stuck.add(task)
+        try:
+            while True:
+                try:
+                    await self.until_cancelled()
+                except asyncio.CancelledError:
+                    if self.is_closed:
+                        raise
+        finally:
+            self._stuck.discard(task)
+
+    def _pay(self, operation: Operation) -> None:
+        self._owed.discard(operation.task)
+        if operation.is_cancelled and not operation.task.done():
+            operation.task.uncancel()
+            operation.task.cancel()

@@ -1,0 +1,165 @@
+"""What is stored about runs, steps and workers, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aiki.errors import DataError
+from aiki.states import Status
+
+
+class EntryKind(StrEnum):
+    """How a journal entry stands; the letter is what is stored."""
+
+    OPEN = "o"  # attempts only; the step will be tried again
+    RESULT = "r"
+    FAILURE = "f"
+    ABANDONED = "a"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One recorded step. Times are the server's, in milliseconds.
+
+    `spent` is the time from the start of the first attempt to `written`; for an abandoned step
+    it is how long its actor had been running the run.
+    """
+
+    kind: EntryKind
+    token: str
+    written: int
+    due: int
+    seq: int
+    attempts: int
+    spent: int
+    worker: str
+    payload: bytes
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Entry:
+        """Read the stored form: `kind token written due seq attempts spent worker`, payload.
+
+        Raises:
+            DataError: it is none.
+        """
+        head, _, payload = raw.partition(b"\n")
+        try:
+            kind, token, written, due, seq, attempts, spent, worker = head.decode().split(" ", 7)
+            return cls(
+                EntryKind(kind),
+                token,
+                int(written),
+                int(due),
+                int(seq),
+                int(attempts),
+                int(spent),
+                worker,
+                payload,
+            )
+        except ValueError:
+            raise DataError(f"a journal entry is damaged: it begins with {raw[:80]!r}") from None
+
+
+def parse_journal(flat: Sequence[bytes]) -> dict[str, Entry]:
+    """Read a stored journal: keys `address#n`, each before its entry.
+
+    Raises:
+        DataError: some of it is damaged.
+    """
+    entries: dict[str, Entry] = {}
+    for key, value in zip(flat[::2], flat[1::2], strict=True):
+        address, _, number = key.rpartition(b"#")
+        if not address or not number.isdigit():
+            raise DataError(f"the journal has an entry with the damaged key {key[:80]!r}")
+        entries[key.decode(errors="replace")] = Entry.parse(value)
+    return entries
+
+
+def entry_rest(seq: int, attempts: int, spent: int, worker: str, payload: bytes) -> bytes:
+    """Give the part of an open entry that its writer knows; the script puts the rest before."""
+    return b"%d %d %d %b\n%b" % (seq, attempts, spent, worker.encode(), payload)
+
+
+def closed_entry(kind: EntryKind, token: str, written: int, rest: bytes) -> bytes:
+    """Give the stored form of a closed entry. Nothing is decided by when it was written."""
+    return b"%b %b %d 0 %b" % (kind.value.encode(), token.encode(), written, rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """What every write of an actor is fenced by. The token is `epoch:random`."""
+
+    run_id: str
+    epoch: str
+    token: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run as its new owner receives it. `now` is the server's time of the claim."""
+
+    ownership: Ownership
+    workflow: str
+    version: str
+    created: int
+    now: int
+    input: bytes
+    cancel: str | None
+    cancel_at: str | None
+    journal: dict[str, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedRun:
+    """A claimed run whose record or journal cannot be read."""
+
+    ownership: Ownership
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyEntry:
+    """What a ready stream delivered: a hint that a run wants a worker."""
+
+    stream: str
+    entry: str
+    run_id: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A run's record at one moment. Times are the server's, in milliseconds."""
+
+    id: str
+    workflow: str
+    version: str
+    pool: str
+    status: Status
+    created: int
+    since: int
+    epoch: int
+    owner: str
+    wake: int | None
+    cancel: str | None
+    reason: str
+    deaths: int
+    quarantined: bool
+    input: bytes
+    result: bytes | None
+    failure: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A registered worker, as it describes itself, and the time left of its lease in seconds."""
+
+    incarnation: str
+    label: str
+    host: str
+    pid: int
+    create_time: float
+    expires_in: float

@@ -1,0 +1,87 @@
+"""Noticing when a run's code no longer fits what is recorded of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aiki.journal import Journal
+from aiki.operation import Operations, State
+from aiki.rounds import Rounds
+
+WATCH_EVERY = 1.0
+
+
+class Replay:
+    """Watches a handler that repeats what is recorded."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        rounds: Rounds,
+        operations: Operations,
+        *,
+        divergence_after: float,
+        on_diverged: Callable[[str], None],
+    ) -> None:
+        self._journal = journal
+        self._rounds = rounds
+        self._operations = operations
+        self._limit = divergence_after
+        self._on_diverged = on_diverged
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
+        self._watching: asyncio.Handle | None = None
+        self._quiet = 0.0
+
+    def asked(self) -> None:
+        """Note that the handler asked for a step: it goes on."""
+        self._quiet = 0.0
+
+    def watch(self) -> None:
+        """Look from now on whether the code still fits what is recorded."""
+        if self._watching is None:
+            self._watching = self._loop.call_later(WATCH_EVERY, self._check)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _check(self) -> None:
+        """Judge the code once a second while it waits for what may never come."""
+        self._watching = None
+        operations = self._operations
+        ran = self._loop.time() - self._begun
+        abandoned = [op for op in operations if op.state is State.ABANDONED and op.entry]
+        for operation in abandoned:
+            if operation.entry and ran > operation.entry.spent / 1000 + self._limit:
+                self._on_diverged(self._describe())
+                return
+        held = operations.some_are(State.HELD)
+        busy = operations.some_are(State.EXECUTING, State.COMMITTING)
+        if busy or abandoned or not held or not self._rounds.is_replaying:
+            self._quiet = 0.0
+        else:
+            # A tick stands for one second however late it came: a loop that stood still does
+            # not make the handler slow.
+            self._quiet += WATCH_EVERY
+            if self._quiet >= self._limit:
+                self._on_diverged(self._describe())
+                return
+        if held or abandoned:
+            self.watch()
+
+    def _describe(self) -> str:
+        def keys(state: State) -> str:
+            found = [each.key for each in self._operations if each.state is state]
+            return ", ".join(found) or "nothing"
+
+        recorded = ", ".join(self._journal.unconsumed()) or "nothing"
+        return (
+            "The code does not match what is recorded of this run, so nothing new was executed.\n"
+            f"Recorded and not asked for: {recorded}\n"
+            f"Asked for and not recorded: {keys(State.HELD)}\n"
+            f"Abandoned before and waited for again: {keys(State.ABANDONED)}\n"
+            "The run is kept as it is; cancel it once it is not needed any more."
+        )

@@ -1,0 +1,261 @@
+"""The order in which outcomes reach a handler: the same in every life of its run.
+
+Outcomes are given in rounds. Those of one round are given in one turn of the event loop, in the
+order of their `seq`. The next round waits until the handler has had turns enough to react: to
+fail a `gather`, to cancel the siblings in a `TaskGroup`, to ask for its next steps. What becomes
+known meanwhile gathers for the round after. A `seq` is the number of a round and a place in it,
+so a replay gives what is recorded in the rounds in which it was given first, and the branches of
+a handler meet each other where they did.
+
+That a step was abandoned is an outcome too: the cancellation goes on in its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiki.records import Entry, EntryKind
+
+PATIENCE = 1.0  # seconds to wait for an earlier outcome that the code may no longer ask for
+SETTLE_TURNS = 16  # loop turns in which nested gathers and TaskGroups react to what was given
+PLACES = 1 << 16  # in a round; more than a run may have steps
+
+
+class Turn:
+    """The place of one outcome in the order."""
+
+    __slots__ = ("future", "is_asked", "is_known", "round", "seq")
+
+    def __init__(self, seq: int, *, is_asked: bool) -> None:
+        self.seq = seq
+        self.is_asked = is_asked
+        self.is_known = False
+        self.round: dict[int, Turn] | None = None
+        self.future: asyncio.Future[None] | None = None
+
+
+class _Given(asyncio.Future[None]):
+    """Done when a turn has come; cancelling the task that waits for it is only noted."""
+
+    def __init__(self, rounds: Rounds) -> None:
+        super().__init__()
+        self._rounds = rounds
+        self.was_cancelled = False
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self._rounds.is_stopped:
+            return super().cancel(msg)
+        self.was_cancelled = True
+        return True
+
+
+class Rounds:
+    """What is to be given to one handler: first what is recorded, then what is new."""
+
+    def __init__(self, recorded: Mapping[str, Entry], cancel_at: str | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rounds: deque[dict[int, Turn]] = deque()
+        self._open: dict[int, Turn] | None = None  # the round that gathers, the last one
+        # While only the handler itself asks for steps, each is given as soon as it is known.
+        self._is_sequential = True
+        self._lone: Turn | None = None
+        self._lonely: Turn | None = None
+        self._known = 0
+        self._settle = 0
+        self._pumping: asyncio.Handle | None = None
+        self._patience: asyncio.Handle | None = None
+        self._recorded: dict[str, Turn] = {}
+        self._steps: set[Turn] = set()  # recorded, not given, and no mere marks of abandonment
+        self._last = max((entry.seq for entry in recorded.values()), default=0)
+        by_seq = sorted((entry.seq, key, entry) for key, entry in recorded.items())
+        number = -1
+        for seq, key, entry in by_seq:
+            if entry.kind is EntryKind.OPEN:
+                continue
+            turn = self._recorded[key] = Turn(seq, is_asked=False)
+            if seq // PLACES != number:
+                number = seq // PLACES
+                self._rounds.append({})
+            turn.round = self._rounds[-1]
+            turn.round[seq] = turn
+            if entry.kind is not EntryKind.ABANDONED or key == cancel_at:
+                self._steps.add(turn)
+        self.is_replaying = bool(self._steps)
+        """Whether recorded outcomes are still to be given, or the last one was given just now."""
+        self.is_stopped = False
+        self.on_replayed: Callable[[], None] | None = None
+
+    @property
+    def has_recorded(self) -> bool:
+        """Whether outcomes of earlier lives are still to be given."""
+        return bool(self._steps)
+
+    def asked(self, *, in_branch: bool) -> None:
+        """Note that a step was asked for, by the handler itself or by a task that it made."""
+        if in_branch:
+            self._is_sequential = False
+            self._lonely = None
+        elif self._is_sequential and self.is_replaying:
+            self._settle = 0
+            if self._pumping is not None:
+                # Behind the tasks that were just made, so that they have their first turn
+                self._pumping.cancel()
+                self._pumping = self._loop.call_soon(self._pump)
+            return
+        self._settle = SETTLE_TURNS
+
+    def recorded(self, key: str, *, is_alone: bool) -> Turn:
+        """Give the turn of a recorded outcome that the handler asks for.
+
+        `is_alone` says that the handler itself waits for it and for nothing else.
+        """
+        turn = self._recorded[key]
+        if is_alone:
+            self._lonely = turn
+        turn.is_asked = True
+        if turn.round is None:  # it was not waited for any longer
+            turn.round = {turn.seq: turn}
+            self._rounds.appendleft(turn.round)
+        return turn
+
+    def join(self, *, is_alone: bool) -> Turn:
+        """Give a new outcome its turn, in the round that gathers; for `is_alone` see above."""
+        self._last += 1
+        if self._is_sequential and self._lone is None and not self._rounds:
+            self._last += -self._last % PLACES
+            turn = self._lone = Turn(self._last, is_asked=True)
+            return turn
+        if self._open is None:
+            self._last += -self._last % PLACES
+            self._open = {}
+            self._rounds.append(self._open)
+        turn = self._open[self._last] = Turn(self._last, is_asked=True)
+        turn.round = self._open
+        if is_alone:
+            self._lonely = turn
+        self._pump_soon()
+        return turn
+
+    def next(self) -> Turn:
+        """Give a turn of its own, right after the round that was given last."""
+        turn = Turn(0, is_asked=True)
+        turn.round = {0: turn}
+        self._rounds.appendleft(turn.round)
+        return turn
+
+    def stamp(self) -> int:
+        """Give a `seq` to an entry that is no outcome yet."""
+        self._last += 1
+        return self._last
+
+    async def come(self, turn: Turn) -> None:
+        """Wait for the turn of an outcome that was recorded just now."""
+        if turn is self._lone and self._is_sequential:
+            self._lone = None
+            return
+        future = turn.future = self._loop.create_future()
+        self._now_known(turn)
+        await future
+
+    async def come_again(self, turn: Turn) -> bool:
+        """Wait for the turn of an outcome that cannot be taken back.
+
+        Returns whether the task was cancelled meanwhile, which goes no further.
+        """
+        given = turn.future = _Given(self)
+        self._now_known(turn)
+        await given
+        return given.was_cancelled
+
+    def withdraw(self, turn: Turn) -> None:
+        """Take back an outcome that was not given yet, or not heard of."""
+        if turn is self._lone:
+            self._lone = None
+        elif turn.round is not None:
+            del turn.round[turn.seq]
+            self._known -= turn.is_known
+        self._pump_soon()
+
+    def stop(self) -> None:
+        """Give nothing more; who waits can be cancelled."""
+        self.is_stopped = True
+        self.on_replayed = None
+        for timer in (self._pumping, self._patience):
+            if timer is not None:
+                timer.cancel()
+
+    def _now_known(self, turn: Turn) -> None:
+        if turn is self._lone:  # others have come since
+            self._lone = None
+            turn.round = {turn.seq: turn}
+            self._rounds.appendleft(turn.round)
+        turn.is_known = True
+        self._known += 1
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if self._pumping is None:
+            self._pumping = self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = None
+        if self._settle > 0:
+            self._settle -= 1
+            self._pump_soon()
+            return
+        if self.is_replaying and not self._steps:
+            self.is_replaying = False
+            if self.on_replayed is not None:
+                self.on_replayed()
+        rounds = self._rounds
+        while rounds and not rounds[0]:
+            self._take_front()
+        if not rounds or self._lone is not None:
+            return
+        front = rounds[0]
+        if front is self._open:
+            self._open = None
+        if all(turn.is_known for turn in front.values()):
+            self._give(self._take_front())
+        elif self._known and self._patience is None:
+            self._patience = self._loop.call_later(PATIENCE, self._skip)
+
+    def _take_front(self) -> dict[int, Turn]:
+        front = self._rounds.popleft()
+        if front is self._open:
+            self._open = None
+        return front
+
+    def _give(self, front: dict[int, Turn]) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._known -= len(front)
+        self._settle = SETTLE_TURNS
+        if self._lonely in front.values():
+            # The handler waited for this alone, and nothing else happened for so many turns
+            self._is_sequential = len(front) == 1
+            self._lonely = None
+        self._steps.difference_update(front.values())
+        for turn in front.values():
+            turn.round = None
+            if turn.future is not None and not turn.future.done():
+                turn.future.set_result(None)
+        if self._rounds or self.is_replaying:
+            self._pump_soon()
+
+    def _skip(self) -> None:
+        """Wait no longer for outcomes that nobody asks for, up to the first that is known."""
+        self._patience = None
+        for waiting in self._rounds:
+            if any(turn.is_asked and not turn.is_known for turn in waiting.values()):
+                break  # it will be known, or the code diverged
+            for turn in [turn for turn in waiting.values() if not turn.is_asked]:
+                turn.round = None
+                del waiting[turn.seq]
+            if waiting:
+                break
+        self._pump_soon()

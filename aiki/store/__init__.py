@@ -1,0 +1,7 @@
+"""The only door to Redis. Nothing outside this package imports `redis`."""
+
+from __future__ import annotations
+
+from aiki.store.store import Store
+
+__all__ = ["Store"]

@@ -1,0 +1,268 @@
+"""Group commit: what many actors want of the store goes out as one buffer.
+
+While one batch is under way the next one gathers; it leaves when the replies are in. No delay
+is added, and one write and one read serve hundreds of commits.
+
+Every command sent here may be sent again: scripts are idempotent, the rest only reads. So a
+command whose outcome is unknown (the connection broke, no reply came in time) or that was
+refused for now goes out again, with the same identity, until its caller has had enough. A
+caller that is cancelled leaves its command alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import hiredis
+
+from aiki.errors import AikiError, StoreRefused, StoreUnavailable
+from aiki.store.connection import Address, Command, Verdict, Wire, judge, pack
+from aiki.store.scripts import SOURCES
+
+_logger = logging.getLogger("aiki.store")
+
+MAX_COMMANDS = 512
+MAX_BYTES = 4 * 1024 * 1024
+FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
+_NOT_YET = ("BUSY ", "LOADING ", "MASTERDOWN ")  # nothing is wrong with the server, only early
+
+_Item = tuple["asyncio.Future[Any]", Command]
+
+
+class Link:
+    """One connection that reconnects, and the commands on their way through it."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        prepare: Callable[[Link], Awaitable[None]] | None = None,
+        timeout: float = 3.0,
+        resend: bool = True,
+    ) -> None:
+        self.address = address
+        self._prepare = prepare
+        self._timeout = timeout
+        self._resend = resend
+        self._loop = asyncio.get_running_loop()
+        self._wire: Wire | None = None
+        self._ready = False
+        self._closed = False
+        self._waiting: deque[_Item] = deque()
+        self._inflight: deque[_Item] = deque()
+        self._unknown_scripts: list[_Item] = []
+        self._flushing = False
+        self._deadline = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self.problem: AikiError | None = None
+
+    async def connect(self) -> None:
+        """Make the first connection.
+
+        Raises:
+            StoreUnavailable: it cannot be reached.
+            StoreRefused: it is reached and not fit for use.
+        """
+        await self._open()
+
+    def send(self, command: Command) -> asyncio.Future[Any]:
+        """Queue a command for the next batch and give the future of its reply."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._closed:
+            _fail(future, StoreUnavailable("the client was closed"))
+            return future
+        self._waiting.append((future, command))
+        if not self._flushing and self._ready and not self._inflight:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    async def send_within(self, command: Command, seconds: float) -> Any:
+        """Send a command and wait for its reply so long and no longer.
+
+        Raises:
+            StoreUnavailable: no reply came; whether the command was done is not known.
+        """
+        future = self.send(command)
+        # A timer of the loop: `asyncio.timeout` costs five times as much, at every start.
+        timer = self._loop.call_later(seconds, self._expire, future, seconds)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """End the connection; what is still on its way fails."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._wire is not None:
+            self._wire.abort()
+        for future, _ in (*self._unknown_scripts, *self._inflight, *self._waiting):
+            if not future.done():
+                _fail(future, StoreUnavailable("the client was closed"))
+        self._inflight.clear()
+        self._waiting.clear()
+
+    def _expire(self, future: asyncio.Future[Any], seconds: float) -> None:
+        if not future.done():
+            error = StoreUnavailable(
+                f"{self.address.described} gave no answer within {seconds:g} s"
+                + (f" ({self.problem})" if self.problem else "")
+                + "; it may or may not have been done, and may safely be sent again"
+            )
+            _fail(future, error)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if not self._ready or self._inflight or self._wire is None:
+            return
+        buffers: list[bytes] = []
+        size = 0
+        waiting, inflight = self._waiting, self._inflight
+        while waiting and len(buffers) < MAX_COMMANDS and size < MAX_BYTES:
+            item = waiting.popleft()
+            if item[0].done():
+                continue
+            packed = pack(item[1])
+            size += len(packed)
+            buffers.append(packed)
+            inflight.append(item)
+        if inflight:
+            self._expect_reply()
+            self._wire.write(b"".join(buffers))
+
+    def _expect_reply(self) -> None:
+        self._deadline = self._loop.time() + self._timeout
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._timeout, self._check_deadline)
+
+    def _check_deadline(self) -> None:
+        self._watch = None
+        if not self._inflight or self._wire is None:
+            return
+        left = self._deadline - self._loop.time()
+        if left <= 0:
+            self._wire.abort()
+        else:
+            self._watch = self._loop.call_later(left, self._check_deadline)
+
+    def _on_reply(self, reply: Any) -> None:
+        item = self._inflight.popleft()
+        if isinstance(reply, hiredis.ReplyError):
+            self._on_error(item, str(reply))
+        elif not item[0].done():
+            item[0].set_result(reply)
+        if self._inflight:
+            # The time-out is for silence: a long batch on a slow line is no broken connection.
+            self._deadline = self._loop.time() + self._timeout
+            return
+        if self._unknown_scripts:
+            self._waiting.extendleft(reversed(self._unknown_scripts))
+            self._unknown_scripts.clear()
+        if self._waiting and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _on_error(self, item: _Item, message: str) -> None:
+        future, command = item
+        if future.done():
+            return
+        verdict = judge(message)
+        if not self._ready:
+            # While the connection is prepared nothing is sent again: the next connection is.
+            kind = StoreUnavailable if message.startswith(_NOT_YET) else StoreRefused
+            _fail(future, kind(f"{self.address.described}: {message}"))
+        elif verdict is Verdict.NO_SCRIPT:
+            source = SOURCES[str(command[1])]
+            self._unknown_scripts.append((future, ("EVAL", source, *command[2:])))
+        elif verdict is Verdict.TRY_LATER and self._resend:
+            self.problem = StoreRefused(message)
+            pause = random.uniform(FIRST_PAUSE, 10 * FIRST_PAUSE)  # noqa: S311 - jitter
+            self._loop.call_later(pause, self._send_again, item)
+        else:
+            future.set_exception(StoreRefused(f"{self.address.described}: {message}"))
+
+    def _send_again(self, item: _Item) -> None:
+        if self._closed:
+            item[0].cancel()
+            return
+        self._waiting.append(item)
+        if not self._flushing and self._ready and not self._inflight:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _on_lost(self) -> None:
+        self._wire = None
+        lost = [item for item in (*self._unknown_scripts, *self._inflight) if not item[0].done()]
+        self._unknown_scripts.clear()
+        self._inflight.clear()
+        was_ready, self._ready = self._ready, False
+        if self._closed:
+            return
+        if self._resend and was_ready:
+            self._waiting.extendleft(reversed(lost))
+        else:
+            for future, _ in lost:
+                _fail(future, StoreUnavailable(f"{self.address.described}: lost"))
+        if was_ready:
+            _logger.warning("lost the connection to %s", self.address.described)
+            self._connecting = self._loop.create_task(self._reconnect())
+
+    async def _open(self) -> None:
+        wire = self._wire = await self.address.open(self._on_reply, self._on_lost)
+        try:
+            if self._prepare is not None:
+                await self._prepare(self)
+        except BaseException:
+            wire.abort()
+            raise
+        if not self._is_connected():
+            raise StoreUnavailable(f"{self.address.described}: lost")
+        self._ready = True
+        self.problem = None
+        self._flush()
+
+    def _is_connected(self) -> bool:
+        return self._wire is not None
+
+    def immediately(self, command: Command) -> asyncio.Future[Any]:
+        """Send a command past the queue; only for preparing a fresh connection."""
+        if self._wire is None:
+            raise StoreUnavailable(f"{self.address.described}: lost")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._inflight.append((future, command))
+        self._expect_reply()
+        self._wire.write(pack(command))
+        return future
+
+    async def _reconnect(self) -> None:
+        pause = FIRST_PAUSE
+        told = self._loop.time()
+        while True:
+            try:
+                await self._open()
+            except AikiError as error:
+                self.problem = error
+                if self._loop.time() >= told:
+                    _logger.warning("no connection yet: %s", error)
+                    told = self._loop.time() + 30
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                pause = min(3 * pause, LAST_PAUSE)
+            else:
+                _logger.warning("connected again to %s", self.address.described)
+                return
+
+
+def _fail(future: asyncio.Future[Any], error: AikiError) -> None:
+    future.set_exception(error)
+    future.exception()  # whoever waits sees it; nobody need

@@ -1,0 +1,35 @@
+"""Names of keys, and ids that say where their keys are.
+
+All keys of one run are in its partition, whose number stands in braces in every key: a cluster
+keeps them on one node, so that a script may touch them together.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+
+
+def new_run_id(partition: int) -> str:
+    """Make a run id: its partition, then 48 bits of time and 80 random ones, so ids sort by age."""
+    number = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
+    digits = (_ALPHABET[number >> shift & 31] for shift in range(125, -5, -5))
+    return f"{partition}-{''.join(digits)}"
+
+
+def new_token() -> str:
+    """Make a random name that nobody else has: of a claim, of a life of a worker."""
+    return secrets.token_urlsafe(12)
+
+
+def prefix(namespace: str, partition: int) -> str:
+    """Give what every key of a partition begins with."""
+    return f"aiki:{namespace}:{{{partition}}}:"
+
+
+def partition_of(run_id: str) -> int | None:
+    """Read the partition off a run id; None where it is not one."""
+    number, dash, rest = run_id.partition("-")
+    return int(number) if dash and number.isdigit() and rest.isalnum() else None

@@ -1,0 +1,26 @@
+#!lua flags=allow-oom
+-- uses: clock, ready, index, enqueue
+-- Queue the runs whose wait is over.
+-- KEYS  the key prefix
+-- ARGV  how many at most
+-- Reply {runs queued, ms until the next timer or ''}
+-- From  awaiting_retry -> queued; of any other status only the timer is removed
+local p = KEYS[1]
+local at = now()
+local due = redis.call('ZRANGE', p .. 'timers', '-inf', ms(at), 'BYSCORE', 'LIMIT', '0', ARGV[1])
+local woken = 0
+local function wake(id)
+  local run = p .. 'run:' .. id
+  if redis.call('HGET', run, 'status') == 'awaiting_retry' then
+    enqueue(id, run, queue_fields(run), 'awaiting_retry', ms(at))
+    woken = woken + 1
+  end
+  redis.call('ZREM', p .. 'timers', id)
+end
+for _, id in ipairs(due) do
+  if not pcall(wake, id) then
+    redis.call('ZADD', p .. 'timers', ms(at + 10000), id) -- a damaged run holds nobody up
+  end
+end
+local nearest = redis.call('ZRANGE', p .. 'timers', 0, 0, 'WITHSCORES')
+return { woken, nearest[2] and ms(math.max(0, nearest[2] - at)) or '' }

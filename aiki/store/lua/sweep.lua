@@ -1,0 +1,104 @@
+#!lua flags=allow-oom
+-- uses: clock, ready, index, enqueue
+-- Look slowly through the store for what should not be, and mend it from the run records:
+-- a run that nothing will ever move, an index or timer entry that its record does not bear out,
+-- an index that is none.
+-- The place reached is kept in `sweep`, so that all housekeepers make one walk together.
+-- KEYS  the key prefix
+-- ARGV  ms between two steps, keys per step
+-- Reply what was mended: run id or key, words, run id or key, words, ...; empty where it is not
+--       time yet
+-- From  queued, running, awaiting_retry -> queued
+local p = KEYS[1]
+local at = now()
+local state = redis.call('HMGET', p .. 'sweep', 'next', 'cursor')
+if state[1] and tonumber(state[1]) > at then
+  return {}
+end
+local glob = string.gsub(p, '[%*%?%[%]%^\\]', '\\%0') .. '*'
+local page = redis.call('SCAN', state[2] or '0', 'MATCH', glob, 'COUNT', ARGV[2])
+redis.call('HSET', p .. 'sweep', 'next', ms(at + ARGV[1]), 'cursor', page[1])
+local mended = {}
+local function mend(what, words)
+  mended[#mended + 1] = what
+  mended[#mended + 1] = words
+end
+
+local function check_run(id, run)
+  local r = queue_fields(run)
+  local f = redis.call('HMGET', run, 'status', 'owner', 'entry', 'wake', 'since')
+  local status = f[1]
+  if not status or not r[1] then
+    return
+  end
+  local index = p .. 'index:' .. listed_as(status) .. '/' .. r[1]
+  if not redis.call('ZSCORE', index, id) then
+    redis.call('ZADD', index, f[5], id)
+    mend(id, 'was not listed as ' .. status)
+  end
+  if r[5] == '1' and listed_as(status) == 'active'
+    and redis.call('ZADD', p .. 'quarantine', 'NX', f[5], id) == 1 then
+    mend(id, 'was missing from the quarantine')
+  end
+  if status == 'queued' then
+    local entry = f[3] and f[3] ~= '' and redis.call('XRANGE', p .. stream_of(r), f[3], f[3])[1]
+    if not entry then
+      enqueue(id, run, r, 'queued', ms(at))
+      mend(id, 'was queued without a ready entry')
+    end
+  elseif status == 'running' then
+    if not redis.call('ZSCORE', p .. 'workers', f[2]) then
+      r[4] = ms(r[4] + 1)
+      enqueue(id, run, r, 'running', ms(at))
+      mend(id, 'was running without an owner')
+    elseif redis.call('SADD', p .. 'worker:' .. f[2] .. ':runs', id) == 1 then
+      mend(id, 'was missing from the runs of its owner')
+    end
+  elseif status == 'awaiting_retry' then
+    if not redis.call('ZSCORE', p .. 'timers', id) then
+      redis.call('ZADD', p .. 'timers', f[4] or ms(at), id)
+      mend(id, 'was waiting without a timer')
+    end
+  end
+end
+
+-- Stray entries of a listing are never taken off by a move, so they gather among the oldest.
+-- Of timers and quarantine any may be stray, so they are drawn at random.
+local function check_members(ids, key, words, belongs)
+  for _, id in ipairs(ids) do
+    local f = redis.call('HMGET', p .. 'run:' .. id, 'status', 'quarantine')
+    if not belongs(f[1], f[2]) then
+      redis.call('ZREM', key, id)
+      mend(id, words)
+    end
+  end
+end
+
+local function check(key)
+  local name = string.sub(key, #p + 1)
+  local id = string.match(name, '^run:([^:]+)$')
+  local listed = string.match(name, '^index:([^/]+)/')
+  local is_set = string.match(name, '^worker:[^:]+:%a+$')
+  local is_sorted = listed or name == 'timers' or name == 'quarantine'
+  local kind = (is_set or is_sorted) and redis.call('TYPE', key).ok
+  if (is_set and kind ~= 'set') or (is_sorted and kind ~= 'zset') then
+    redis.call('UNLINK', key)
+    mend(name, 'was a ' .. kind)
+  elseif id then
+    check_run(id, key)
+  elseif listed then
+    check_members(redis.call('ZRANGE', key, 0, 20), key, 'was listed as ' .. listed .. ' and is not',
+      function(status) return listed_as(status) == listed end)
+  elseif name == 'timers' then
+    check_members(redis.call('ZRANDMEMBER', key, 20), key, 'had a timer and waits for none',
+      function(status) return status == 'awaiting_retry' end)
+  elseif name == 'quarantine' then
+    check_members(redis.call('ZRANDMEMBER', key, 20), key, 'was counted in the quarantine',
+      function(status, alone) return alone == '1' and listed_as(status) == 'active' end)
+  end
+end
+
+for _, key in ipairs(page[2]) do
+  pcall(check, key) -- a damaged key must not keep the others from being looked at
+end
+return mended

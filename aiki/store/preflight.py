@@ -1,0 +1,101 @@
+"""What a server must be before runs are trusted to it, checked at every connection made."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from typing import Any
+
+from aiki.errors import StoreRefused
+from aiki.store.batch import Link
+from aiki.store.scripts import SCRIPTS
+
+_logger = logging.getLogger("aiki.store")
+
+OLDEST = (7, 0)
+ASSUME = "AIKI_ASSUME_NOEVICTION"
+
+
+class Preflight:
+    """The findings of the last check."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self.guarantee = ""
+        self._warned = False
+
+    async def check(self, link: Link) -> None:
+        """Load the scripts and refuse a server that could lose or mistake runs.
+
+        Raises:
+            StoreRefused: with every finding at once.
+        """
+        info: dict[str, str] | None = None
+        try:
+            info = _parse(await link.immediately(("INFO", "everything")))
+        except StoreRefused as refusal:
+            if os.environ.get(ASSUME) != "1":
+                raise StoreRefused(
+                    f"whether this server may evict keys cannot be verified ({refusal}); allow "
+                    f"INFO, or set {ASSUME}=1 if you know that its policy is noeviction"
+                ) from None
+        # Of an old server or a replica, what it says of our scripts is of no use.
+        findings = [] if info is None else _other_server(info)
+        if not findings:
+            findings = [*(_eviction(info) if info else ()), *await self._refusals(link)]
+        if findings:
+            raise StoreRefused(f"{link.address.described} cannot be used: " + "; ".join(findings))
+        self.guarantee = _guarantee(info)
+        policy = (info or {}).get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and not self._warned:
+            self._warned = True
+            _logger.warning(
+                "%s would evict keys by %s once a maxmemory is set; set it to noeviction",
+                link.address.described,
+                policy,
+            )
+
+    async def _refusals(self, link: Link) -> list[str]:
+        """Load the scripts, and hear which of their commands would be refused."""
+        try:
+            loads = [("SCRIPT", "LOAD", script.source) for script in SCRIPTS.values()]
+            await asyncio.gather(*(link.immediately(load) for load in loads))
+            command = ("EVALSHA", SCRIPTS["try_commands"].sha, "1", self._base)
+            refused = [reply.decode() for reply in await link.immediately(command)]
+        except StoreRefused as refusal:
+            refused = [str(refusal)]
+        return [f"it refuses what the scripts need ({words})" for words in refused]
+
+
+def _parse(reply: Any) -> dict[str, str]:
+    lines = reply.decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and line[0] != "#")
+
+
+def _other_server(info: dict[str, str]) -> list[str]:
+    findings: list[str] = []
+    version = info.get("redis_version", "of unknown version")
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST:
+        findings.append(f"it is Redis {version}, and 7.0 is the oldest that works")
+    if info.get("role") != "master":
+        findings.append("it is a replica; connect to the primary")
+    return findings
+
+
+def _eviction(info: dict[str, str]) -> list[str]:
+    policy = info.get("maxmemory_policy", "unknown")
+    if info.get("maxmemory") == "0" or policy == "noeviction":
+        return []
+    return [f"it evicts keys when memory is full (maxmemory-policy {policy}); set it to noeviction"]
+
+
+def _guarantee(info: dict[str, str] | None) -> str:
+    """Say in words what an acknowledged write has survived."""
+    if info is None:
+        return "durability unknown: INFO is not permitted"
+    if info.get("aof_enabled") != "1":
+        return "without an append-only file: a crash of the server may lose what is not in a dump"
+    return "append-only file on"

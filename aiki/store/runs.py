@@ -1,0 +1,274 @@
+"""Runs in the store: one method per script, and reading."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiki.errors import Conflict, DataError, NotFound, StoreRefused
+from aiki.records import (
+    ClaimedRun,
+    DamagedRun,
+    Entry,
+    Ownership,
+    ReadyEntry,
+    RunSnapshot,
+    parse_journal,
+)
+from aiki.states import Status
+from aiki.store.batch import Link
+from aiki.store.scripts import SCRIPTS
+
+CANCEL_WANTED = 1  # bit of a commit's reply
+
+_START = SCRIPTS["start_run"].sha
+_CLAIM = SCRIPTS["claim_run"].sha
+_STEP = SCRIPTS["commit_step"].sha
+_ATTEMPT = SCRIPTS["commit_attempt"].sha
+_ABANDON = SCRIPTS["abandon_step"].sha
+_PARK = SCRIPTS["park_run"].sha
+_FINISH = SCRIPTS["finish_run"].sha
+_STALL = SCRIPTS["stall_run"].sha
+_RELEASE = SCRIPTS["release_run"].sha
+_CANCEL = SCRIPTS["request_cancel"].sha
+_WATCH = SCRIPTS["watch_run"].sha
+# As `_snapshot` reads them: text, then three payloads
+_SNAPSHOT = (
+    "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
+    "cancel", "reason", "deaths", "quarantine", "input", "result", "failure",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to start."""
+
+    id: str
+    workflow: str
+    version: str
+    pool: str
+    input: bytes
+    reference: str
+    input_hash: str
+
+
+class Runs:
+    """What may be done with the runs of one partition."""
+
+    def __init__(self, link: Link, base: str, store_id: str) -> None:
+        self._link = link
+        self._send = link.send
+        self._base = base
+        self._store_id = store_id
+
+    async def start(self, run: NewRun, *, timeout: float) -> str:
+        """Start a run, or find the one that has its idempotency key; return that run's id.
+
+        Raises:
+            Conflict: the key belongs to a run with another input or version.
+            StoreRefused: the store is full, or another one than it was.
+            StoreUnavailable: no answer within `timeout`; starting again is safe.
+        """
+        command = (
+            "EVALSHA", _START, "1", self._base, self._store_id, run.id, run.workflow, run.version,
+            run.pool, run.input, run.reference, run.input_hash,
+        )  # fmt: skip
+        reply = await self._link.send_within(command, timeout)
+        if reply[0] == b"STORE":
+            raise StoreRefused(
+                f"{self._link.address.described} is not the store it was when this client "
+                "connected: it was flushed, restored or replaced; connect anew if that is meant"
+            )
+        found: str = reply[1].decode()
+        if reply[0] == b"CONFLICT":
+            raise Conflict(
+                f"idempotency key {run.reference!r} of workflow {run.workflow!r} belongs to run "
+                f"{found}, which was started with another input or version; use a new key, or "
+                'on_conflict="return_existing" to get that run',
+                run_id=found,
+            )
+        return found
+
+    def claim(
+        self, entry: ReadyEntry, incarnation: str, token: str, *, quarantine: bool
+    ) -> asyncio.Future[Any]:
+        """Ask for the run that a ready entry offers; `claimed` reads the reply."""
+        return self._send((
+            "EVALSHA", _CLAIM, "1", self._base, entry.stream, entry.entry, entry.run_id,
+            entry.epoch, incarnation, token, "1" if quarantine else "0",
+        ))  # fmt: skip
+
+    def claimed(
+        self, entry: ReadyEntry, incarnation: str, token: str, reply: Any
+    ) -> ClaimedRun | DamagedRun | bytes:
+        """Give the run that a claim's reply hands over; else the script's word why not."""
+        if reply[0] != b"RUN":
+            answer: bytes = reply[0]
+            return answer
+        epoch = reply[1].decode()
+        now, record, journal = reply[2:]
+        created, payload, cancel, cancel_at = record
+        workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
+        ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)
+        try:
+            return ClaimedRun(
+                ownership,
+                workflow,
+                version,
+                int(created),
+                int(now),
+                payload,
+                None if cancel is None else cancel.decode(),
+                None if cancel_at is None else cancel_at.decode(),
+                parse_journal(journal),
+            )
+        except (DataError, TypeError, ValueError) as error:
+            return DamagedRun(ownership, f"What is stored of the run is damaged: {error}")
+
+    async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
+        """Record how a step ended; flags, or the script's word why not."""
+        reply: int | bytes = await self._send(
+            ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
+        )
+        return reply
+
+    async def commit_attempt(
+        self, owner: Ownership, key: str, delay_ms: int, rest: bytes
+    ) -> int | bytes:
+        """Record a failed attempt and when the next is due; flags, or the word why not."""
+        reply: int | bytes = await self._send((
+            "EVALSHA", _ATTEMPT, "1", self._base, owner.run_id, owner.token, key, delay_ms, rest,
+        ))  # fmt: skip
+        return reply
+
+    async def abandon_step(
+        self, owner: Ownership, key: str, entry: bytes, *, deliver_cancel: bool = False
+    ) -> int | bytes:
+        """Record that a step is not waited for any more; flags, or the word why not."""
+        reply: int | bytes = await self._send((
+            "EVALSHA", _ABANDON, "1", self._base, owner.run_id, owner.token, key, entry,
+            "1" if deliver_cancel else "0",
+        ))  # fmt: skip
+        return reply
+
+    async def park(self, owner: Ownership, status: Status, keys: Sequence[str]) -> bytes:
+        """Leave the worker until a recorded wait is due: PARKED, STAY or FENCED."""
+        reply: bytes = await self._send((
+            "EVALSHA", _PARK, "1", self._base, owner.run_id, owner.token,
+            owner.incarnation, status.value, *keys,
+        ))  # fmt: skip
+        return reply
+
+    async def finish(
+        self,
+        owner: Ownership,
+        status: Status,
+        payload: bytes,
+        abandoned: Sequence[tuple[str, bytes]],
+    ) -> bytes:
+        """End the run: OK or FENCED. `abandoned` are the steps still pending."""
+        reply: bytes = await self._send((
+            "EVALSHA", _FINISH, "1", self._base, owner.run_id, owner.token,
+            owner.incarnation, status.value, payload,
+            *(part for pair in abandoned for part in pair),
+        ))  # fmt: skip
+        return reply
+
+    async def stall(self, owner: Ownership, reason: str) -> bytes:
+        """Hold the run until somebody repairs it: OK or FENCED."""
+        reply: bytes = await self._send((
+            "EVALSHA", _STALL, "1", self._base, owner.run_id, owner.token,
+            owner.incarnation, reason,
+        ))  # fmt: skip
+        return reply
+
+    async def release(self, run_id: str, epoch: str, incarnation: str) -> bytes:
+        """Hand a run back: OK or STALE."""
+        reply: bytes = await self._send(
+            ("EVALSHA", _RELEASE, "1", self._base, run_id, epoch, incarnation)
+        )
+        return reply
+
+    async def request_cancel(self, run_id: str, reason: str, *, timeout: float) -> Status:
+        """Ask a run to end and return the status it has now.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        command = ("EVALSHA", _CANCEL, "1", self._base, run_id, reason)
+        return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
+
+    async def watch(self, run_id: str, inbox: str) -> tuple[Status, bytes] | None:
+        """Give a run's end; None where it is to come, and will be told to the inbox.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        reply = await self._send(("EVALSHA", _WATCH, "1", self._base, run_id, inbox))
+        word = _found(run_id, reply[0])
+        return None if len(reply) == 1 else (Status(word.decode()), reply[1])
+
+    async def snapshot(self, run_id: str, *, timeout: float) -> RunSnapshot:
+        """Read a run's record.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        command = ("HMGET", f"{self._base}run:{run_id}", *_SNAPSHOT)
+        reply = await self._link.send_within(command, timeout)
+        if reply[0] is None:
+            _found(run_id, b"NONE")
+        return _snapshot(run_id, reply)
+
+    async def snapshots(self, run_ids: Sequence[str], *, timeout: float) -> list[RunSnapshot]:
+        """Read several records; runs removed meanwhile are left out."""
+        futures = [
+            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *_SNAPSHOT), timeout)
+            for run_id in run_ids
+        ]
+        replies = await asyncio.gather(*futures)
+        pairs = zip(run_ids, replies, strict=True)
+        return [_snapshot(run_id, reply) for run_id, reply in pairs if reply[0] is not None]
+
+    async def journal(self, run_id: str, *, timeout: float) -> dict[str, Entry]:
+        """Read what is recorded of a run's steps, by `address#n`."""
+        command = ("HGETALL", f"{self._base}run:{run_id}:journal")
+        return parse_journal(await self._link.send_within(command, timeout))
+
+
+def _found(run_id: str, word: bytes) -> bytes:
+    if word == b"NONE":
+        raise NotFound(f"there is no run {run_id!r}; it never existed, or its retention ended")
+    return word
+
+
+def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
+    # A damaged record is shown as far as it can be read: it must not hide the others in a list.
+    text = [None if value is None else value.decode(errors="replace") for value in reply[:13]]
+    workflow, version, pool, status, created, since, epoch, owner = text[:8]
+    wake, cancel, reason, deaths, quarantine = text[8:]
+    return RunSnapshot(
+        run_id,
+        workflow or "",
+        version or "",
+        pool or "",
+        Status(status or ""),
+        _number(created),
+        _number(since),
+        _number(epoch),
+        owner or "",
+        _number(wake) if wake and status == Status.AWAITING_RETRY else None,
+        cancel,
+        reason or "",
+        _number(deaths),
+        quarantine == "1",
+        reply[13],
+        reply[14],
+        reply[15],
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0

@@ -1,0 +1,46 @@
+"""The scripts: each file under `lua/` is one change to the store, loaded by its name."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script as it is sent: its source, and the SHA-1 by which the server knows it."""
+
+    name: str
+    source: str
+    sha: str
+
+
+def _assemble(text: str, shared: Traversable) -> str:
+    """Put the shared functions that a script names after `-- uses:` before its first code."""
+    lines = text.splitlines(keepends=True)
+    code = next(n for n, line in enumerate(lines) if line.startswith("local p = KEYS[1]"))
+    parts = ["".join(lines[:code]), lines[code]]
+    for line in lines[:code]:
+        if line.startswith("-- uses: "):
+            names = line.removeprefix("-- uses: ").strip().split(", ")
+            parts += [(shared / f"{name}.lua").read_text() for name in names]
+    parts.append("".join(lines[code + 1 :]))
+    return "".join(parts)
+
+
+def _load() -> dict[str, Script]:
+    root = files("aiki.store") / "lua"
+    scripts: dict[str, Script] = {}
+    for file in root.iterdir():
+        if file.name.endswith(".lua"):
+            source = _assemble(file.read_text(), root / "shared")
+            sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+            name = file.name.removesuffix(".lua")
+            scripts[name] = Script(name, source, sha)
+    return scripts
+
+
+SCRIPTS = _load()
+SOURCES = {script.sha: script.source for script in SCRIPTS.values()}

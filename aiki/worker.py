@@ -1,0 +1,438 @@
+"""A worker: claims runs, hosts their actors, and says once a second that it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from aiki.actor import Actor
+from aiki.client import Client
+from aiki.durations import Seconds, seconds
+from aiki.errors import AikiError, ConfigError, DataError
+from aiki.housekeeping import Housekeeping
+from aiki.life import Life
+from aiki.names import checked_name
+from aiki.operation import Host
+from aiki.records import ClaimedRun
+from aiki.registry import Registry
+from aiki.threads import Threads
+
+_logger = logging.getLogger("aiki.worker")
+
+ORPHANS_EVERY = 10.0
+ALONE_AFTER = 60.0  # how long a library worker leaves quarantined runs to supervisors
+SUSPEND_ALWAYS = "AIKI_ALWAYS_SUSPEND"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisStreams:
+    """How a worker hears of ready runs: by Redis streams.
+
+    `claim_min_idle_time` is the worker's lease: how long it may be silent before others take
+    its runs over.
+    """
+
+    claim_min_idle_time: Seconds = 60.0
+
+
+class Worker:
+    """Executes runs of the workflows in its registry, in the caller's process.
+
+    Raises `ConfigError` for settings that cannot work.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        id: str | None = None,
+        max_concurrent_workflow_runs: int = 200,
+        subscriber: RedisStreams | None = None,
+        pools: Sequence[str] = ("default",),
+        heartbeat: Seconds = 1.0,
+        hang_timeout: Seconds = 30.0,
+        grace: Seconds = 30.0,
+        inline_wait: Seconds = 1.0,
+        divergence_after: Seconds = 10.0,
+        quarantine: bool = False,
+        housekeeping: bool = True,
+    ) -> None:
+        self._client = client
+        self.id = f"worker-{os.getpid()}" if id is None else checked_name(id, "worker id")
+        self._slots = _positive(max_concurrent_workflow_runs, "max_concurrent_workflow_runs")
+        subscriber = subscriber or RedisStreams()
+        self._lease = _duration(subscriber.claim_min_idle_time, "claim_min_idle_time")
+        self._interval = _duration(heartbeat, "heartbeat")
+        if self._lease < 3 * self._interval:
+            raise ConfigError(
+                f"the lease ({self._lease:g} s) must be at least three heartbeats "
+                f"({self._interval:g} s each), or one late beat costs the worker its runs"
+            )
+        self._hang_timeout = _duration(hang_timeout, "hang_timeout")
+        self._grace = _duration(grace, "grace")
+        self._suspend_always = os.environ.get(SUSPEND_ALWAYS) == "1"
+        self._inline_wait = (
+            0.0 if self._suspend_always else seconds(inline_wait, what="inline_wait")
+        )
+        self._divergence_after = _duration(divergence_after, "divergence_after")
+        if isinstance(pools, str) or not pools:
+            raise ConfigError("pools is a list of names, with at least one")
+        self._pools = [checked_name(pool, "pool") for pool in pools]
+        self._quarantine = quarantine
+        self._keeps_house = housekeeping
+        self.workflow_registry = Registry()
+        self.needs_recycling = asyncio.Event()
+        self.recycle_reason = ""
+        self._actors: dict[str, tuple[Actor, asyncio.Task[None]]] = {}
+        self._background: list[asyncio.Task[None]] = []
+        self._life: Life | None = None
+        self._threads: Threads | None = None
+        self._paused = False
+        self._running = False
+        self.stopping = asyncio.Event()
+        """Set once the worker is to end, by request or because something failed."""
+        self._emptied = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._rebirth: asyncio.Task[None] | None = None
+        self._alone_since: float | None = None
+
+    async def start(self) -> None:
+        """Begin to execute runs in the background.
+
+        Raises:
+            ConfigError: nothing is registered, or the worker runs already.
+            StoreUnavailable, StoreRefused: the store cannot be used.
+        """
+        if self._running:
+            raise ConfigError(f"worker {self.id} runs already")
+        if not self.workflow_registry.versions():
+            raise ConfigError(
+                f"worker {self.id} has nothing to execute; add a workflow with "
+                "worker.workflow_registry.add(…) first"
+            )
+        self._threads = Threads(self._slots, f"aiki-task-{self.id}")
+        self._host = Host(
+            runs=self._client.store.runs,
+            threads=self._threads,
+            label=self.id,
+            inline_wait=self._inline_wait,
+            divergence_after=self._divergence_after,
+            cancel_grace=self._grace,
+            suspend_always=self._suspend_always,
+            is_leased=lambda: self._life is not None and self._life.is_leased,
+            interrupt=self._interrupted,
+            recycle=self._recycle,
+        )
+        self._running = True
+        self.stopping.clear()
+        self._failure = None
+        await self._live()
+        self._spawn(self._look_after())
+        if self._keeps_house:
+            self._spawn(Housekeeping(self._client.store, lease=self._lease).run())
+
+    async def run(self) -> None:
+        """Start, execute runs until `request_stop`, and stop.
+
+        Raises whatever `start` and `stop` raise.
+        """
+        await self.start()
+        try:
+            await self.stopping.wait()
+        finally:
+            await self.stop()
+
+    def request_stop(self) -> None:
+        """Let `run` end."""
+        self.stopping.set()
+
+    async def stop(self, *, grace: float | None = None) -> None:
+        """Drain: claim nothing more, let executing steps be recorded, hand every run back.
+
+        What still executes after `grace` seconds is handed back unrecorded, to be executed
+        again elsewhere. Raises what failed in the background, if anything did.
+        """
+        if self._running:
+            self._running = False
+            self.stopping.set()
+            if self._rebirth is not None:
+                # Or it would begin a life that nobody ends. What it has begun, `_die` ends.
+                self._rebirth.cancel()
+                await asyncio.wait([self._rebirth])
+            try:
+                await self._drain(self._grace if grace is None else grace)
+            finally:
+                await self._die("it stopped")
+                for task in self._background:
+                    task.cancel()
+                await asyncio.gather(*self._background, return_exceptions=True)
+                self._background.clear()
+                if self._threads is not None:
+                    self._threads.close()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    @property
+    def incarnation(self) -> str:
+        """The name of the worker's present life in the store; empty before the first."""
+        return "" if self._life is None else self._life.incarnation
+
+    def pause(self) -> None:
+        """Claim no more runs; those at work go on."""
+        self._paused = True
+
+    def unpause(self) -> None:
+        """Claim runs again."""
+        self._paused = False
+        self._slot_freed()
+
+    @property
+    def hosted(self) -> int:
+        """How many runs the worker hosts now."""
+        return len(self._actors)
+
+    def report(self) -> dict[str, object]:
+        """Say what the worker hosts and what each run waits for."""
+        return {
+            "worker": self.id,
+            "incarnation": self.incarnation,
+            "slots": self._slots,
+            "paused": self._paused,
+            "runs": [actor.describe() for actor, _ in self._actors.values()],
+        }
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    # One life: an incarnation, its lease, its claims
+
+    async def _live(self) -> None:
+        streams = [
+            f"ready:{version.name}/{version.version}/{pool}"
+            for version in self.workflow_registry.versions()
+            for pool in self._pools
+        ]
+        self._life = Life(
+            self._client.store,
+            self.id,
+            streams=streams,
+            lease=self._lease,
+            interval=self._interval,
+            hang_timeout=self._hang_timeout,
+            free_slots=self._free_slots,
+            host=self._host_run,
+            on_notices=self._on_notices,
+            on_gone=self._on_gone,
+            on_claims_end=self._on_done,
+        )
+        await self._life.begin(quarantine=self._quarantine)
+
+    async def _die(self, cause: str) -> None:
+        """End this life: give everything back, whatever it was doing."""
+        if self._life is None:
+            return
+        await self._life.stop_claiming()
+        tasks = [task for _, task in self._actors.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._actors.clear()
+        await self._life.end(cause)
+
+    async def _drain(self, grace: float) -> None:
+        if self._life is not None:
+            await self._life.stop_claiming()
+        for actor, _ in self._actors.values():
+            actor.suspend()
+        try:
+            async with asyncio.timeout(grace):
+                while self._actors:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+        except TimeoutError:
+            _logger.warning(
+                "worker %s hands %d runs back whose steps did not end within %g s",
+                self.id,
+                len(self._actors),
+                grace,
+            )
+
+    def _on_gone(self, word: str) -> None:
+        """Our lease is gone, or the store is another one: nothing here is ours any more."""
+        if not self._running or self._rebirth is not None:
+            return
+        if word == "STORE":
+            self._fail(
+                AikiError(
+                    "the store is not the one this worker registered with: it was flushed, "
+                    "restored or replaced; nothing more is claimed"
+                )
+            )
+            return
+        _logger.warning("worker %s lost its lease; its runs are others' now", self.id)
+        self._rebirth = asyncio.create_task(self._live_again())
+        self._rebirth.add_done_callback(self._on_done)
+
+    async def _live_again(self) -> None:
+        await self._die("it was given up")
+        await self._live()
+        self._rebirth = None
+
+    # Runs
+
+    def _free_slots(self) -> int:
+        if self._paused or not self._running or self._failure is not None:
+            return 0
+        alone = self._life is not None and self._life.is_quarantine
+        return (1 if alone else self._slots) - len(self._actors)
+
+    def _host_run(self, claimed: ClaimedRun) -> None:
+        definition = self.workflow_registry.find(claimed.workflow, claimed.version)
+        if definition is None:
+            raise AikiError(f"run {claimed.ownership.run_id} is of a version nobody registered")
+        actor = Actor(claimed, definition, self._host)
+        run_id = claimed.ownership.run_id
+        older = self._actors.pop(run_id, None)
+        task = asyncio.get_running_loop().create_task(self._drive(actor, older), name=run_id)
+        self._actors[run_id] = (actor, task)
+
+    async def _drive(self, actor: Actor, older: tuple[Actor, asyncio.Task[None]] | None) -> None:
+        run_id = actor.owner.run_id
+        try:
+            if older is not None:
+                older[1].cancel()
+                await asyncio.wait([older[1]])
+            await actor.drive()
+        except AikiError as error:
+            _logger.error("run %s was left where it is: %s", run_id, error)  # noqa: TRY400
+        except Exception as error:
+            # Handed back it would fail again, here or elsewhere, without end.
+            _logger.exception("run %s is stalled by an error in the library", run_id)
+            with contextlib.suppress(AikiError):
+                await self._host.runs.stall(actor.owner, f"An error in the library: {error!r}")
+        finally:
+            hosted = self._actors.get(run_id)
+            if hosted is not None and hosted[0] is actor:
+                del self._actors[run_id]
+            self._slot_freed()
+            if not self._actors:
+                self._emptied.set()
+
+    def _slot_freed(self) -> None:
+        if self._life is not None:
+            self._life.slot_freed()
+
+    def _on_notices(self, run_ids: list[str]) -> None:
+        if self._life is None:
+            return
+        for run_id in run_ids:
+            hosted = self._actors.get(run_id)
+            if hosted is not None:
+                hosted[0].cancel_requested()
+            elif run_id in self._life.under_claim:
+                continue  # its actor is still to come, and the next beat tells again
+            self._life.confirm(run_id)
+
+    def _interrupted(self, error: BaseException) -> None:
+        self._fail(error)
+
+    def _recycle(self, reason: str) -> None:
+        _logger.warning("worker %s wants to be replaced: %s", self.id, reason)
+        self.recycle_reason = reason
+        self.needs_recycling.set()
+
+    # Background
+
+    async def _look_after(self) -> None:
+        """Release runs that nobody here hosts, and mind the quarantine where nobody else does."""
+        while True:
+            await asyncio.sleep(ORPHANS_EVERY)
+            if self._life is None or self._rebirth is not None:
+                continue
+            try:
+                await self._release_orphans(self._life)
+                if self._keeps_house and not self._quarantine:
+                    await self._mind_quarantine(self._life)
+            except AikiError as error:
+                _logger.warning("worker %s: %s", self.id, error)
+
+    async def _release_orphans(self, life: Life) -> None:
+        store = self._client.store
+        for run_id, epoch in (await store.workers.owned_runs(life.incarnation)).items():
+            if run_id not in self._actors and run_id not in life.under_claim:
+                word = await store.runs.release(run_id, epoch, life.incarnation)
+                if word == b"OK":
+                    _logger.warning("worker %s released run %s, not hosted here", self.id, run_id)
+
+    async def _mind_quarantine(self, life: Life) -> None:
+        if life.is_quarantine and self._actors:
+            return  # the suspect shall not meet others here
+        _, supervisors = await self._client.store.workers.beat_supervisor("", 0)
+        now = asyncio.get_running_loop().time()
+        if supervisors > 0 or await life.quarantined() == 0:
+            self._alone_since = None
+            if life.is_quarantine or not life.is_claiming:
+                await life.claim(quarantine=False)
+            return
+        self._alone_since = now if self._alone_since is None else self._alone_since
+        if life.is_quarantine or now - self._alone_since < ALONE_AFTER:
+            return
+        if life.is_claiming:
+            _logger.warning("worker %s finishes its runs, then takes quarantined ones", self.id)
+            await life.stop_claiming()
+        if not self._actors:
+            await life.claim(quarantine=True)
+
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        task.add_done_callback(self._on_done)
+        self._background.append(task)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            _logger.error("worker %s stops: %s", self.id, error, exc_info=error)
+            for actor, _ in self._actors.values():
+                actor.suspend()
+        self.stopping.set()
+
+
+def _positive(value: object, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{what} is a whole number of at least 1, not {value!r}")
+    return value
+
+
+def _duration(value: Seconds, what: str) -> float:
+    try:
+        number = seconds(value, what=what)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    if number == 0:
+        raise ConfigError(f"{what} must be more than 0 seconds")
+    return number
+
+
+# The tutorial's spelling: `aiki.worker(client, …)` makes one.
+worker = Worker

@@ -1,0 +1,36 @@
+"""What every test gets: a seed that is told when it fails, and hypothesis on shared machines."""
+
+import os
+import random
+
+import hypothesis
+import pytest
+
+pytest_plugins = ["tests.support.app", "tests.support.store"]
+
+SEED = "AIKI_TEST_SEED"
+
+# No deadline: the machines that run this are shared, and the watchdog ends what hangs.
+hypothesis.settings.register_profile("aiki", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("aiki")
+
+
+def pytest_configure() -> None:
+    """Choose the seed once; the processes of xdist inherit it."""
+    os.environ.setdefault(SEED, str(random.SystemRandom().randrange(2**32)))
+
+
+def pytest_report_header() -> str:
+    return f"seed: {SEED}={os.environ[SEED]}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how to repeat a failure, also where -q has hidden the header."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"The same random numbers again: {SEED}={os.environ[SEED]}")
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers that depend on the seed and the test's name alone, whatever ran before."""
+    return random.Random(f"{os.environ[SEED]}:{request.node.nodeid}")

@@ -1,0 +1,145 @@
+"""Workers that die, at every point of a step and of a run's life."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from aiki.handle import Handle
+from aiki.states import Status
+from tests.faults.site import Site, has_ended, kill, serving
+from tests.faults.workload import Receipt
+from tests.support.waiting import eventually
+
+# Where a worker is killed, and how often the step that is under way there then has its effect.
+POINTS = {
+    "before-body": 1,
+    "after-effect": 2,
+    "before-commit_step": 2,
+    "after-commit_step": 1,
+    "before-claim": 1,
+    "after-claim": 1,
+    "before-finish": 1,
+    "after-finish": 1,
+}
+RETRYING_POINTS = ("before-commit_attempt", "after-commit_attempt", "before-park", "after-park")
+SLOTS = 4
+
+
+async def one_has_ended(workers: list[psutil.Process]) -> None:
+    await eventually(lambda: not all(w.is_running() for w in workers), what="a death")
+
+
+async def test_a_worker_killed_anywhere_costs_at_most_the_step_that_was_not_recorded(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, "--lease", "60s") as (site, found):
+        for point, effects in POINTS.items():
+            workers = await found.has_workers(2)
+            site.traps.set(point)
+            (story,) = await site.complete([await site.start(point)], within=10)
+            assert max(story.ends.values()) == effects, point
+            assert sum(story.ends.values()) == 5 + effects - 1, point
+            await one_has_ended(workers)
+        await site.is_alive()
+        await site.is_consistent(workers=2)
+        await site.ends(found)
+
+
+async def test_a_worker_killed_around_a_failed_attempt_charges_only_that_attempt(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, "--lease", "60s") as (site, found):
+        handles: list[Handle[Receipt]] = []
+        for point in RETRYING_POINTS:
+            workers = await found.has_workers(2)
+            site.traps.set(point)
+            handle = await site.start(point, reserve="fail:well")
+            handles.append(handle)
+            await one_has_ended(workers)
+            await site.comes_to_be(handle, Status.AWAITING_RETRY)
+        site.open("well")
+        stories = await site.complete(handles, within=15)
+        assert all(story.starts["reserve"] >= 2 for story in stories)
+        await site.is_consistent(workers=2)
+        await site.ends(found)
+
+
+async def test_all_workers_killed_at_once_lose_nothing_and_take_no_more_than_they_can(
+    tmp_path: Path,
+) -> None:
+    slots = ("--max-concurrent-workflow-runs", str(SLOTS))
+    async with serving(tmp_path, "--lease", "60s", *slots) as (site, found):
+        handles = await site.start_many(5 * SLOTS, charge="gate:open")
+
+        def at_work() -> Counter[int]:
+            """Count the charges under way, by living process."""
+            alive = {worker.pid for worker in found.workers()}
+            charges = [e for e in site.effects() if e.task == "charge"]
+            return Counter(e.pid for e in charges if e.phase == "start" and e.pid in alive)
+
+        for _ in range(2):
+            await eventually(lambda: at_work().total() == 2 * SLOTS, what="full workers")
+            assert max(at_work().values()) == SLOTS
+            victims = await found.has_workers(2)
+            kill(*(victim.pid for victim in victims))
+            await has_ended(*victims)
+        site.open("open")
+        stories = await site.complete(handles)
+        assert sum(story.starts["charge"] for story in stories) > len(stories)
+        assert all(story.starts["validate"] <= 2 for story in stories)
+        await site.is_alive()
+        await site.is_consistent(workers=2)
+        await site.ends(found)
+
+
+async def poisoned(site: Site, *ways: str) -> None:
+    """Have runs kill every worker they meet, and others beside them that only want to end."""
+    # One, since whoever is on a worker twice when it dies comes into quarantine as well, and stays
+    # there until its step ends. There are two places.
+    innocent = await site.start_many(1, "innocent", ship="gate:end")
+    for handle in innocent:
+        await site.under_way(handle, "ship")
+    poison = [await site.start(way, charge=way) for way in ways]
+    for handle in poison:
+        await site.comes_to_be(handle, Status.STALLED)
+        assert len(await site.under_way(handle, "charge", 5)) == 5
+        assert "It ended 5 worker processes" in (await handle.status()).reason
+    site.open("end")
+    await site.complete(innocent)
+    await site.is_alive()
+    for handle in poison:
+        assert await handle.cancel("poison") is Status.CANCELLED
+
+
+async def test_a_run_that_crashes_every_worker_stalls_and_the_others_complete(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as (site, found):
+        await poisoned(site, "fault:never")
+        await site.is_consistent(workers=2)
+        await site.ends(found)
+
+
+@pytest.mark.slow
+async def test_three_runs_that_crash_every_worker_in_three_ways_stall(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (site, found):
+        await poisoned(site, "exit:never", "abort:never", "fault:never")
+        await site.is_consistent(workers=2)
+        await site.ends(found)
+
+
+@pytest.mark.slow
+async def test_a_crash_that_is_over_leaves_no_trace_on_the_run(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (site, found):
+        handle = await site.start("unlucky", charge="abort:well")
+        await site.under_way(handle, "charge", 3)
+        site.open("well")
+        (story,) = await site.complete([handle])
+        assert story.starts["charge"] >= 3
+        await site.is_alive()
+        await site.is_consistent(workers=2)
+        await site.ends(found)

@@ -1,0 +1,89 @@
+"""Library workers, which take quarantined runs when there is no supervisor that does."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from aiki import Run, Worker, workflow
+from aiki.handle import Handle
+from tests.support.app import App
+from tests.support.store import Scene
+from tests.support.waiting import eventually
+
+ours = workflow("ours")
+theirs = workflow("theirs")
+gates: dict[str, asyncio.Event] = {}
+
+
+@ours.v("1.0.0")
+async def ours_v1(run: Run, name: str) -> str:
+    gates.setdefault(f"begun {name}", asyncio.Event()).set()
+    if name in gates:
+        await gates[name].wait()
+    return run.id
+
+
+@theirs.v("1.0.0")
+async def theirs_v1(run: Run) -> str:
+    return run.id
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often, and wait for supervisors only for a moment."""
+    gates.clear()
+    module = sys.modules[Worker.__module__]
+    monkeypatch.setattr(module, "ORPHANS_EVERY", 0.05)
+    monkeypatch.setattr(module, "ALONE_AFTER", 0.2)
+
+
+async def put_in_quarantine(app: App, handle: Handle[str], name: str) -> None:
+    """Let a run end two workers."""
+    scene = Scene(app.client.store)
+    stream = f"ready:{name}/1.0.0/default"
+    for _ in range(2):
+        incarnation = await scene.register(stream)
+        await scene.claim(await scene.deliver_one(incarnation, stream), incarnation)
+        await scene.kill(incarnation)
+    assert await scene.members("quarantine") == [handle.id]
+
+
+async def test_a_quarantined_run_of_a_workflow_it_does_not_serve_keeps_no_worker_from_its_own(
+    app: App,
+) -> None:
+    await put_in_quarantine(app, await theirs_v1.start(app.client), "theirs")
+    await app.serve(ours)
+    await asyncio.sleep(0.6)  # in which it would turn to the quarantine
+    handle = await ours_v1.start(app.client, "a")
+    assert await handle.wait_for_completion(timeout=5) == handle.id
+
+
+async def test_a_quarantined_run_is_taken_alone_and_then_the_others_again(app: App) -> None:
+    gates["suspect"] = asyncio.Event()
+    suspect = await ours_v1.start(app.client, "suspect")
+    await put_in_quarantine(app, suspect, "ours")
+    serving = await app.serve(ours)
+    await eventually(lambda: "begun suspect" in gates, 5.0, "the quarantined run")
+    other = await ours_v1.start(app.client, "other")
+    await asyncio.sleep(0.3)  # in which a worker that is not alone would take it
+    assert serving.hosted == 1
+    gates["suspect"].set()
+    assert await suspect.wait_for_completion(timeout=5) == suspect.id
+    assert await other.wait_for_completion(timeout=5) == other.id
+
+
+async def test_a_quarantined_run_that_takes_long_occupies_one_worker_alone(app: App) -> None:
+    gates["suspect"] = asyncio.Event()
+    suspect = await ours_v1.start(app.client, "suspect")
+    await put_in_quarantine(app, suspect, "ours")
+    await app.serve(ours)
+    await app.serve(ours)
+    await eventually(lambda: "begun suspect" in gates, 5.0, "the quarantined run")
+    others = [await ours_v1.start(app.client, f"n{number}") for number in range(5)]
+    for other in others:
+        assert await other.wait_for_completion(timeout=5) == other.id
+    gates["suspect"].set()
+    assert await suspect.wait_for_completion(timeout=5) == suspect.id

@@ -1,0 +1,69 @@
+"""Workers that are cut off for longer than their lease, and do not know that they were given up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiki import Run, current_step, fixed, task, workflow
+from aiki.errors import StoreRefused
+from aiki.store.workers import Heart
+from tests.support.app import App
+from tests.support.store import Scene
+from tests.support.waiting import eventually
+
+LEASE = 0.45
+attempts: list[int] = []
+
+
+@task(retry=fixed(max_attempts=2, delay=0.9))
+async def fail_once() -> int:
+    attempt = current_step().attempt
+    attempts.append(attempt)
+    if attempt == 1:
+        raise RuntimeError("as it was told")
+    return attempt
+
+
+retrying = workflow("retrying")
+
+
+@retrying.v("1.0.0")
+async def retrying_v1(run: Run) -> int:
+    return await fail_once.start(run)
+
+
+async def test_a_worker_whose_lease_may_be_gone_begins_no_step_until_it_knows(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker that waits for the time of a second attempt, and is cut off
+    attempts.clear()
+    beat = Heart.beat
+
+    def cut_off(*_args: Any) -> Any:
+        raise StoreRefused("cut off")
+
+    worker = await app.serve(retrying, lease=LEASE, heartbeat=0.1, housekeeping=False)
+    incarnation = worker.incarnation
+    handle = await retrying_v1.start(app.client)
+    await eventually(lambda: attempts == [1], what="the first attempt")
+    worker.pause()  # or its next claim would tell
+    monkeypatch.setattr(Heart, "beat", cut_off)
+    # When it is given up, and the time of the attempt comes
+    await asyncio.sleep(LEASE)
+    scene = Scene(app.client.store)
+    await scene.kill(incarnation, counted=False)
+    other = await scene.register("ready:retrying/1.0.0/default")
+    entry = await scene.deliver_one(other, "ready:retrying/1.0.0/default")
+    await scene.claim(entry, other)
+    await asyncio.sleep(0.9)
+    # Then it has left the attempt to whoever has the run now, and serves again when it can beat
+    assert attempts == [1]
+    monkeypatch.setattr(Heart, "beat", beat)
+    worker.unpause()
+    await eventually(lambda: worker.incarnation not in ("", incarnation), what="another life")
+    await scene.kill(other, counted=False)
+    assert await handle.wait_for_completion(timeout=5) == 2
+    assert attempts == [1, 2]

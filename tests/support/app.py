@@ -1,0 +1,130 @@
+"""An application of the library in the test's own process: a client, workers, a ledger."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from aiki.client import Call, Client
+from aiki.handle import Handle
+from aiki.states import Status
+from aiki.worker import SUSPEND_ALWAYS, RedisStreams, Worker
+from aiki.workflow import Workflow, WorkflowVersion
+from tests.support.ledger import Ledger
+from tests.support.server import RedisServer
+from tests.support.waiting import eventually
+
+R = TypeVar("R")
+
+TIMEOUT = 10.0  # for what is over at once, on a machine that may be busy
+
+Definition = Workflow | WorkflowVersion[..., Any]
+
+
+class App:
+    """Clients and workers on a namespace of the test's own; they end with the test."""
+
+    def __init__(self, url: str, namespace: str, directory: Path) -> None:
+        self.url = url
+        self.namespace = namespace
+        self._stack = AsyncExitStack()
+        self._client: Client | None = None
+        self._running: list[Worker] = []
+        self.ledger = Ledger(directory / "ledger")
+
+    @property
+    def client(self) -> Client:
+        """The client that most tests need only one of."""
+        assert self._client is not None
+        return self._client
+
+    async def open(self) -> None:
+        """Connect the client."""
+        self._client = await self.connect()
+
+    async def connect(self) -> Client:
+        """Make another client of the same namespace, with a connection of its own."""
+        return await self._stack.enter_async_context(
+            Client(self.url, namespace=self.namespace, start_timeout=10)
+        )
+
+    def worker(
+        self, *definitions: Definition, client: Client | None = None, **options: Any
+    ) -> Worker:
+        """Make a worker that serves these definitions, and do not start it."""
+        lease = options.pop("lease", 60.0)
+        worker = Worker(
+            client or self.client, subscriber=RedisStreams(claim_min_idle_time=lease), **options
+        )
+        for definition in definitions:
+            worker.workflow_registry.add(definition)
+        return worker
+
+    async def serve(
+        self, *definitions: Definition, client: Client | None = None, **options: Any
+    ) -> Worker:
+        """Start a worker that serves these definitions until the test ends."""
+        worker = self.worker(*definitions, client=client, **options)
+        await worker.start()
+        self._running.append(worker)
+        return worker
+
+    async def told_owner(self, handle: Handle[Any]) -> bool:
+        """Tell whether the owner of a run has heard of its cancel, and confirmed it."""
+        base, link = f"aiki:{self.namespace}:{{0}}:", self.client.store.link
+        owner = (await link.send(("HGET", f"{base}run:{handle.id}", "owner"))).decode()
+        return not await link.send(("EXISTS", f"{base}worker:{owner}:notices"))
+
+    async def end(self, worker: Worker) -> None:
+        """End a worker at once: what it executes is given back and goes unrecorded."""
+        self._running.remove(worker)
+        await worker.stop(grace=0)
+
+    async def result(self, call: Call[R], timeout: float = TIMEOUT) -> R:
+        """Start a run and wait for its result."""
+        handle = await self.client.start_call(call)
+        return await handle.wait_for_completion(timeout)
+
+    async def close(self) -> None:
+        """End the workers, then the clients. What a worker failed with fails the test."""
+        try:
+            for worker in list(self._running):
+                await self.end(worker)
+        finally:
+            await self._stack.aclose()
+
+
+async def becomes(handle: Handle[Any], status: Status, deadline: float = TIMEOUT) -> None:
+    """Wait until a run has this status."""
+
+    async def has_it() -> bool:
+        return (await handle.status()).status is status
+
+    await eventually(has_it, deadline, f"{status} of {handle.id}")
+
+
+async def outcomes(handle: Handle[Any]) -> list[tuple[str, str]]:
+    """Give the recorded steps of a run by task name and outcome, as they were recorded."""
+    return [(step.task, step.outcome) for step in await handle.journal()]
+
+
+@pytest.fixture
+async def app(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[App]:
+    """Make an application on a namespace that nobody else uses."""
+    app = App(redis_server.url, secrets.token_hex(6), tmp_path)
+    try:
+        await app.open()
+        yield app
+    finally:
+        await app.close()
+
+
+@pytest.fixture(params=["plain", "suspend"])
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Execute plainly, and handing the run back after each commit, to be replayed every time."""
+    mode: str = request.param
+    monkeypatch.setenv(SUSPEND_ALWAYS, "1" if mode == "suspend" else "0")
+    return mode

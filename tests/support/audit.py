@@ -1,0 +1,112 @@
+"""What must hold of everything stored, at any moment between two scripts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from aiki.states import FINAL, Status
+from tests.support.store import Dump, Scene
+
+# Every key that may be there, and which run it belongs to where it belongs to one.
+KEYS = (
+    r"run:(?P<run>[^:]+)(:journal)?",
+    r"idem:[^/{}]+",
+    r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
+    r"index:(active|awaiting_retry|stalled|completed|failed|cancelled)/[^/:]+",
+    r"worker:[^:]+(:runs|:streams|:notices)?",
+    r"meta|streams|timers|workers|supervisors|quarantine|pulse|sweep",
+)
+ACTIVE = (Status.QUEUED, Status.RUNNING)
+
+
+async def audit(scene: Scene) -> None:
+    """Check that each run is where its record says, and nowhere else, and that no key is left over.
+
+    The sweep must find the same: nothing.
+    """
+    await audit_indexes(scene)
+    mended = await scene.walk()
+    assert not mended, f"the sweep mended {mended}"
+
+
+async def audit_indexes(scene: Scene) -> None:
+    """Check all that follows from the records against the records."""
+    dump = await scene.dump()
+    problems: list[str] = []
+    records = {
+        name.removeprefix("run:"): {key.decode(): value.decode() for key, value in record.items()}
+        for name, record in dump.items()
+        if re.fullmatch(r"run:[^:]+", name)
+    }
+    for name in dump:
+        match = re.fullmatch("|".join(KEYS), name)
+        if match is None or (match["run"] and match["run"] not in records):
+            problems.append(f"nobody owns the key {name}")
+    listed = _listed(dump, "index:")
+    timers = _members(dump, "timers")
+    alone = _members(dump, "quarantine")
+    owned = Counter(
+        (run_id, name.split(":")[1])
+        for name in dump
+        if re.fullmatch(r"worker:[^:]+:runs", name)
+        for run_id in _members(dump, name)
+    )
+    offers = _offers(dump)
+    for run_id, record in records.items():
+        status = Status(record["status"])
+        index = "active" if status in ACTIVE else status.value
+        expected = {
+            "listed": [f"index:{index}/{record['workflow']}"],
+            "timer": status is Status.AWAITING_RETRY,
+            "alone": record.get("quarantine") == "1" and status in ACTIVE,
+            "owners": [record["owner"]] if status is Status.RUNNING else [],
+            "offered": [_stream(record)] if status is Status.QUEUED else [],
+            "has a token": status is Status.RUNNING,
+        }
+        found = {
+            "listed": listed.pop(run_id, []),
+            "timer": run_id in timers,
+            "alone": run_id in alone,
+            "owners": [owner for run, owner in owned if run == run_id],
+            "offered": offers.get((run_id, record["epoch"]), []),
+            "has a token": record.get("token", "")[:1].isdigit(),
+        }
+        problems += [
+            f"{run_id} is {status}; {what}: {found[what]} and not {expected[what]}"
+            for what in expected
+            if found[what] != expected[what]
+        ]
+        if status in FINAL and not ("result" in record) ^ ("failure" in record):
+            problems.append(f"{run_id} is over and has not one outcome")
+    known = set(records)
+    strays = set(listed) | (timers | alone | {run for run, _ in owned}) - known
+    problems += [f"{run_id} is in an index and does not exist" for run_id in strays]
+    assert not problems, "\n".join(problems)
+
+
+def _members(dump: Dump, name: str) -> set[str]:
+    return {member.decode() for member in dump.get(name, ())}
+
+
+def _listed(dump: Dump, start: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in dump:
+        if name.startswith(start):
+            for run_id in _members(dump, name):
+                found.setdefault(run_id, []).append(name)
+    return found
+
+
+def _offers(dump: Dump) -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in dump:
+        if name.startswith("ready:"):
+            for _, fields in dump[name]["entries"]:
+                found.setdefault((fields[1].decode(), fields[3].decode()), []).append(name)
+    return found
+
+
+def _stream(record: dict[str, str]) -> str:
+    stream = f"ready:{record['workflow']}/{record['version']}/{record['pool']}"
+    return f"{stream}/quarantine" if record.get("quarantine") == "1" else stream

@@ -1,0 +1,333 @@
+"""Every script, each with a situation in which it has something to do: for tests of all scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiki.records import EntryKind, Ownership, ReadyEntry, entry_rest
+from tests.support.store import ALONE, POOL, STREAM, VERSION, WORKFLOW, Scene, entry_of
+
+RUN, WORKER, HEIR = "0-run", "worker-a", "worker-b"
+
+Argument = str | bytes | int
+Arrange = Callable[[Scene], Awaitable[list[Argument]]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A script, what it is called with, and what it says to that and to a copy that comes after."""
+
+    script: str
+    arrange: Arrange
+    reply: Any
+    again: Any
+
+
+CALLS: dict[str, Call] = {}
+SAME = object()
+ANY = object()
+
+
+def call(script: str, reply: Any = ANY, again: Any = SAME) -> Callable[[Arrange], Arrange]:
+    """Note a situation; what it returns are the script's arguments."""
+
+    def note(arrange: Arrange) -> Arrange:
+        CALLS[arrange.__name__] = Call(script, arrange, reply, again)
+        return arrange
+
+    return note
+
+
+async def _owned(scene: Scene) -> Ownership:
+    await scene.register(name=WORKER)
+    return await scene.running(WORKER, run_id=RUN)
+
+
+async def _delivered(scene: Scene) -> ReadyEntry:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    return await scene.deliver_one(WORKER)
+
+
+def _claim(entry: ReadyEntry) -> list[Argument]:
+    return [entry.stream, entry.entry, entry.run_id, entry.epoch, WORKER, "token", "0"]
+
+
+@call("try_commands", [])
+async def preflight(scene: Scene) -> list[Argument]:
+    assert scene.base
+    return []
+
+
+@call("open_store")
+async def opening(scene: Scene) -> list[Argument]:
+    assert scene.base
+    return ["another id", "1", "1"]
+
+
+@call("start_run", [b"OK", RUN.encode()])
+async def start(scene: Scene) -> list[Argument]:
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash"]
+
+
+@call("start_run", [b"OK", RUN.encode()])
+async def start_with_key(scene: Scene) -> list[Argument]:
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash"]
+
+
+@call("start_run", [b"CONFLICT", RUN.encode()])
+async def start_in_conflict(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, key="key")
+    return [scene.store.store_id, "0-other", WORKFLOW, VERSION, POOL, b"{}", "key", "other"]
+
+
+@call("register_worker", b"OK")
+async def registration(scene: Scene) -> list[Argument]:
+    return [scene.store.store_id, WORKER, "60000", "{}", STREAM, ALONE]
+
+
+@call("beat", [b"OK", [RUN.encode()]])
+async def beat(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(owner.run_id)
+    return [scene.store.store_id, WORKER, "60000", "0-confirmed"]
+
+
+@call("beat_supervisor", [0, 1])
+async def supervisors_beat(scene: Scene) -> list[Argument]:
+    assert scene.base
+    return ["a supervisor", "60000"]
+
+
+@call("read_ready", again=[])
+async def reading(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    return [WORKER, "5", STREAM, ALONE]
+
+
+@call("return_ready", b"OK")
+async def returning(scene: Scene) -> list[Argument]:
+    entry = await _delivered(scene)
+    return [STREAM, entry.entry]
+
+
+@call("claim_run")
+async def first_claim(scene: Scene) -> list[Argument]:
+    return _claim(await _delivered(scene))
+
+
+@call("claim_run")
+async def later_claim(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0")
+    await scene.store.runs.release(RUN, owner.epoch, WORKER)
+    return _claim(await scene.deliver_one(WORKER))
+
+
+@call("claim_run", [b"STALE"])
+async def stale_claim(scene: Scene) -> list[Argument]:
+    entry = await _delivered(scene)
+    await scene.claim(entry, WORKER)
+    await scene.command("XADD", scene.base + STREAM, "*", "run", RUN, "epoch", "0")
+    return _claim(await scene.deliver_one(WORKER))
+
+
+@call("claim_run", [b"DEAD"])
+async def dead_claim(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.kill(WORKER)
+    await scene.start_run(run_id=RUN)
+    return _claim(await scene.deliver_one(WORKER))
+
+
+@call("claim_run", [b"ALONE"])
+async def wrong_claim(scene: Scene) -> list[Argument]:
+    entry = await _delivered(scene)
+    await scene.command("HSET", f"{scene.base}run:{RUN}", "quarantine", "1")
+    await scene.command("ZADD", scene.base + "quarantine", 1, RUN)
+    return _claim(entry)
+
+
+@call("commit_step", 0)
+async def commit(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "step#0", entry_of(owner, EntryKind.RESULT, b"1")]
+
+
+@call("commit_step", 1)
+async def commit_after_attempts(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    await scene.attempt(owner, "step#0")
+    return [RUN, owner.token, "step#0", entry_of(owner, EntryKind.FAILURE, b"1")]
+
+
+@call("commit_attempt", 0)
+async def attempt(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0", number=1)
+    return [RUN, owner.token, "step#0", "60000", entry_rest(2, 2, 5, "a label", b"it failed")]
+
+
+@call("abandon_step", 0)
+async def abandon(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "step#0", entry_of(owner, EntryKind.ABANDONED, b""), "0"]
+
+
+@call("abandon_step", 1)
+async def delivery_of_cancel(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    return [RUN, owner.token, "step#0", entry_of(owner, EntryKind.ABANDONED, b""), "1"]
+
+
+@call("park_run", b"PARKED", b"FENCED")
+async def park(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0")
+    return [RUN, owner.token, WORKER, "awaiting_retry", "step#0"]
+
+
+@call("park_run", b"PARKED", b"FENCED")
+async def park_in_quarantine(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.command("HSET", f"{scene.base}run:{RUN}", "quarantine", "1")
+    await scene.command("ZADD", scene.base + "quarantine", 1, RUN)
+    await scene.attempt(owner, "step#0")
+    return [RUN, owner.token, WORKER, "awaiting_retry", "step#0"]
+
+
+@call("finish_run", b"OK")
+async def finish(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.watch(RUN, scene.base + "inbox:x")
+    mark = entry_of(owner, EntryKind.ABANDONED, b"")
+    return [RUN, owner.token, WORKER, "completed", b"1", "step#0", mark]
+
+
+@call("stall_run", b"OK", b"FENCED")
+async def stall(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, WORKER, "a reason"]
+
+
+@call("stall_run", b"OK", b"FENCED")
+async def stall_of_a_cancelled_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    return [RUN, owner.token, WORKER, "a reason"]
+
+
+@call("release_run", b"OK", b"STALE")
+async def release(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.epoch, WORKER]
+
+
+@call("recover_worker", again=[b"DONE", [], []])
+async def recovery(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    await scene.start_run(run_id="0-delivered")
+    await scene.deliver(WORKER)
+    return [WORKER, "0", "it died", "1", "", "2", "5", "100"]
+
+
+@call("recover_worker", again=[b"DONE", [], []])
+async def recovery_after_many(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    key = f"{scene.base}run:{RUN}"
+    await scene.command("HSET", key, "deaths", "4", "progress", "0", "quarantine", "1")
+    await scene.command("ZADD", scene.base + "quarantine", 1, RUN)
+    return [WORKER, "0", "it died", "1", "", "2", "5", "100"]
+
+
+@call("find_expired", [WORKER.encode()])
+async def expiry(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.expire(WORKER)
+    return ["60000"]
+
+
+@call("fire_timers", [1, b""], [0, b""])
+async def due_timers(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    owner = (await scene.take(WORKER)).ownership
+    await scene.attempt(owner, "step#0")
+    await scene.park(owner, "step#0")
+    await scene.fall_due()
+    return ["100"]
+
+
+@call("remove_run", 1, 0)
+async def removal(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    owner = await scene.running(WORKER, run_id=RUN, key="key")
+    await scene.commit(owner, "step#0")
+    await scene.finish(owner)
+    return ["0", "100", WORKFLOW]
+
+
+@call("request_cancel", b"cancelled")
+async def cancel_of_an_unclaimed_run(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    return [RUN, "a reason"]
+
+
+@call("request_cancel", b"running")
+async def cancel_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "a reason"]
+
+
+@call("request_cancel", b"queued")
+async def cancel_of_a_queued_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.release(RUN, owner.epoch, WORKER)
+    return [RUN, "a reason"]
+
+
+@call("request_cancel", b"queued")
+async def cancel_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0")
+    await scene.park(owner, "step#0")
+    return [RUN, "a reason"]
+
+
+@call("request_cancel", b"cancelled")
+async def cancel_of_a_stalled_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.stall(owner, "a reason")
+    return [RUN, "a reason"]
+
+
+@call("requeue_idle", 1, 0)
+async def requeueing(scene: Scene) -> list[Argument]:
+    await scene.register(name=HEIR)
+    await _delivered(scene)
+    return ["0", "100"]
+
+
+@call("sweep")
+async def sweeping(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    await scene.start_run(run_id="0-queued")
+    return ["0", "10000"]
+
+
+@call("watch_run", [b"WAIT"])
+async def watch(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    return [RUN, scene.base + "inbox:x"]
+
+
+@call("watch_run", [b"completed", b"the outcome"])
+async def watch_of_an_end(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.finish(owner)
+    return [RUN, scene.base + "inbox:x"]

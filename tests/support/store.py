@@ -1,0 +1,302 @@
+"""A store for tests: one server per test process, a fresh namespace per test, and a scene on it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from aiki.records import (
+    ClaimedRun,
+    DamagedRun,
+    EntryKind,
+    Ownership,
+    ReadyEntry,
+    closed_entry,
+    entry_rest,
+)
+from aiki.states import Status
+from aiki.store import Store
+from aiki.store.connection import Address
+from aiki.store.keys import new_run_id, new_token, prefix
+from aiki.store.runs import NewRun
+from aiki.store.scripts import SCRIPTS
+from aiki.store.workers import AboutWorker
+from tests.support.server import RedisServer
+
+WORKFLOW, VERSION, POOL = "orders", "1.0.0", "default"
+STREAM = f"ready:{WORKFLOW}/{VERSION}/{POOL}"
+ALONE = f"{STREAM}/quarantine"
+LEASE = 60.0
+TIMEOUT = 10.0
+
+Dump = dict[str, Any]
+
+
+class Scene:
+    """One namespace, what a test does in it, and what is stored there."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.base = prefix(store.namespace, 0)
+
+    # What happens
+
+    async def script(self, name: str, *arguments: str | bytes | int) -> Any:
+        """Run a script with exactly these arguments."""
+        return await self.store.link.send(
+            ("EVALSHA", SCRIPTS[name].sha, "1", self.base, *arguments)
+        )
+
+    async def command(self, *command: str | bytes | int) -> Any:
+        """Send any command."""
+        return await self.store.link.send(command)
+
+    async def register(self, *streams: str, name: str = "") -> str:
+        """Begin a worker's life, and give its incarnation."""
+        incarnation = name or new_token()
+        about = AboutWorker("a label", "a host", 1, 1.0)
+        word = await self.store.workers.register(
+            incarnation, LEASE, about, streams or (STREAM, ALONE)
+        )
+        assert word == "OK"
+        return incarnation
+
+    async def start_run(
+        self, *, run_id: str = "", key: str = "", version: str = VERSION, digest: str = "hash"
+    ) -> str:
+        """Start a run."""
+        new = NewRun(run_id or new_run_id(0), WORKFLOW, version, POOL, b'{"order":1}', key, digest)
+        return await self.store.runs.start(new, timeout=TIMEOUT)
+
+    async def deliver(self, incarnation: str, stream: str = STREAM, count: int = 1000) -> list[Any]:
+        """Let a worker read what is ready, without waiting for more."""
+        reply = await self.command(
+            "XREADGROUP", "GROUP", "workers", incarnation, "COUNT", count, "STREAMS",
+            self.base + stream, ">",
+        )  # fmt: skip
+        return [
+            ReadyEntry(stream, entry.decode(), fields[1].decode(), fields[3].decode())
+            for entry, fields in (reply[0][1] if reply else ())
+        ]
+
+    async def deliver_one(self, incarnation: str, stream: str = STREAM) -> ReadyEntry:
+        """Let a worker read the one entry that is ready."""
+        (entry,) = await self.deliver(incarnation, stream)
+        assert isinstance(entry, ReadyEntry)
+        return entry
+
+    async def try_claim(
+        self, entry: ReadyEntry, incarnation: str, token: str = "", *, quarantine: bool = False
+    ) -> ClaimedRun | DamagedRun | bytes:
+        """Claim what an entry offers; the run, or the word why not."""
+        token = token or new_token()
+        runs = self.store.runs
+        reply = await runs.claim(entry, incarnation, token, quarantine=quarantine)
+        return runs.claimed(entry, incarnation, token, reply)
+
+    async def claim(
+        self, entry: ReadyEntry, incarnation: str, token: str = "", *, quarantine: bool = False
+    ) -> ClaimedRun:
+        """Claim what an entry offers, and get it."""
+        claimed = await self.try_claim(entry, incarnation, token, quarantine=quarantine)
+        assert isinstance(claimed, ClaimedRun), claimed
+        return claimed
+
+    async def take(self, incarnation: str, *, quarantine: bool = False) -> ClaimedRun:
+        """Read the one entry that is ready, and claim it."""
+        entry = await self.deliver_one(incarnation, ALONE if quarantine else STREAM)
+        return await self.claim(entry, incarnation, quarantine=quarantine)
+
+    async def running(self, incarnation: str = "", **start: str) -> Ownership:
+        """Start a run and claim it."""
+        incarnation = incarnation or await self.register()
+        await self.start_run(**start)
+        return (await self.take(incarnation)).ownership
+
+    async def commit(
+        self, owner: Ownership, key: str, payload: bytes = b"1", kind: EntryKind = EntryKind.RESULT
+    ) -> int | bytes:
+        """Record a step's end."""
+        entry = entry_of(owner, kind, payload)
+        return await self.store.runs.commit_step(owner, key, entry)
+
+    async def attempt(
+        self, owner: Ownership, key: str, *, number: int = 1, delay: float = 60.0
+    ) -> int | bytes:
+        """Record a failed attempt."""
+        rest = entry_rest(number, number, 5, "a label", b"it failed")
+        return await self.store.runs.commit_attempt(owner, key, round(delay * 1000), rest)
+
+    async def abandon(
+        self, owner: Ownership, key: str, *, deliver_cancel: bool = False
+    ) -> int | bytes:
+        """Record that a step is not waited for."""
+        entry = entry_of(owner, EntryKind.ABANDONED, b"")
+        return await self.store.runs.abandon_step(owner, key, entry, deliver_cancel=deliver_cancel)
+
+    async def park(self, owner: Ownership, *keys: str) -> bytes:
+        """Leave the worker until the waits of these keys are due."""
+        return await self.store.runs.park(owner, Status.AWAITING_RETRY, keys)
+
+    async def parked(self, incarnation: str = "", *, delay: float = 60.0) -> Ownership:
+        """Start a run, claim it, and park it behind a failed attempt."""
+        owner = await self.running(incarnation)
+        await self.attempt(owner, "step#0", delay=delay)
+        assert await self.park(owner, "step#0") == b"PARKED"
+        return owner
+
+    async def fall_due(self) -> None:
+        """Let every wait be over: what time would do."""
+        timers = self.base + "timers"
+        for run_id in await self.command("ZRANGE", timers, 0, -1):
+            await self.command("ZADD", timers, 1, run_id)
+
+    async def finish(self, owner: Ownership, status: Status = Status.COMPLETED) -> bytes:
+        """End a run."""
+        return await self.store.runs.finish(owner, status, b"the outcome", [])
+
+    async def cancel(self, run_id: str) -> Status:
+        """Ask a run to end."""
+        return await self.store.runs.request_cancel(run_id, "no longer wanted", timeout=TIMEOUT)
+
+    async def kill(self, incarnation: str, *, counted: bool = True) -> list[str]:
+        """Recover a worker as one that died, and give the ids of the runs given back."""
+        recovered = await self.store.workers.recover(
+            incarnation, cause="killed by signal 9", counted=counted
+        )
+        return recovered.queued
+
+    async def expire(self, incarnation: str) -> None:
+        """Let a lease run out: what time would do."""
+        assert await self.command("ZADD", self.base + "workers", "XX", 1, incarnation) == 0
+
+    async def walk(self) -> list[tuple[str, str]]:
+        """Let the sweep go once round the whole store."""
+        mended: list[tuple[str, str]] = []
+        while True:
+            words = [part.decode() for part in await self.script("sweep", "0", "1000")]
+            mended += zip(words[::2], words[1::2], strict=True)
+            if await self.command("HGET", self.base + "sweep", "cursor") == b"0":
+                return mended
+
+    # What is stored
+
+    async def record(self, run_id: str) -> dict[str, str]:
+        """Read a run's record."""
+        flat = await self.command("HGETALL", f"{self.base}run:{run_id}")
+        texts = [part.decode() for part in flat]
+        return dict(zip(texts[::2], texts[1::2], strict=True))
+
+    async def status(self, run_id: str) -> Status:
+        """Read a run's status."""
+        return Status((await self.record(run_id))["status"])
+
+    async def entries(self, stream: str = STREAM) -> list[str]:
+        """Name the runs that a ready stream offers, in order."""
+        reply = await self.command("XRANGE", self.base + stream, "-", "+")
+        return [fields[1].decode() for _, fields in reply]
+
+    async def members(self, key: str) -> list[str]:
+        """Read a set or a sorted set."""
+        kind = await self.command("TYPE", self.base + key)
+        command = ("SMEMBERS", self.base + key)
+        if kind == b"zset":
+            command = ("ZRANGE", self.base + key, "0", "-1")  # type: ignore[assignment]
+        return sorted(member.decode() for member in await self.command(*command))
+
+    async def keys(self) -> set[str]:
+        """Name every key of the namespace, without the prefix."""
+        found = await self.command("KEYS", glob_of(self.base) + "*")
+        return {key.decode().removeprefix(self.base) for key in found}
+
+    async def dump(self) -> Dump:
+        """Read everything that is stored in the namespace."""
+        return {key: await self._read(self.base + key) for key in sorted(await self.keys())}
+
+    async def _read(self, key: str) -> Any:
+        kind = (await self.command("TYPE", key)).decode()
+        match kind:
+            case "hash":
+                flat = await self.command("HGETALL", key)
+                return dict(zip(flat[::2], flat[1::2], strict=True))
+            case "set":
+                return set(await self.command("SMEMBERS", key))
+            case "zset":
+                flat = await self.command("ZRANGE", key, "0", "-1", "WITHSCORES")
+                return dict(zip(flat[::2], flat[1::2], strict=True))
+            case "stream":
+                return await self._read_stream(key)
+            case _:
+                return await self.command("GET", key)
+
+    async def _read_stream(self, key: str) -> Any:
+        groups = await self.command("XINFO", "GROUPS", key)
+        if not groups:
+            return await self.command("XRANGE", key, "-", "+")
+        consumers = await self.command("XINFO", "CONSUMERS", key, "workers")
+        pending = await self.command("XPENDING", key, "workers", "-", "+", "1000")
+        return {
+            "entries": await self.command("XRANGE", key, "-", "+"),
+            "consumers": sorted((one[1], one[3]) for one in consumers),
+            "pending": [(entry, consumer) for entry, consumer, *_ in pending],
+        }
+
+
+NewScene = Callable[[], Awaitable[Scene]]
+
+
+def entry_of(owner: Ownership, kind: EntryKind, payload: bytes) -> bytes:
+    """Make a closed entry as its owner writes it."""
+    return closed_entry(
+        kind, owner.token, 1_700_000_000_000, entry_rest(1, 1, 5, "a label", payload)
+    )
+
+
+def glob_of(text: str) -> str:
+    """Make a pattern that matches a text literally."""
+    return re.sub(r"([*?\[\]^\\])", r"\\\1", text)
+
+
+def without_clocks(dump: Dump) -> Dump:
+    """Leave out the times that are written anew whenever somebody beats or looks."""
+    clocks = {
+        name: sorted(dump[name])
+        for name in ("workers", "supervisors", "pulse", "sweep")
+        if isinstance(dump.get(name), dict)
+    }
+    return {**dump, **clocks}
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests of this process. It keeps nothing on disk."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "no")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def new_scene(redis_server: RedisServer) -> AsyncIterator[NewScene]:
+    """Make a scene in a namespace of its own, whose name is as awkward as allowed."""
+    opened: list[Store] = []
+
+    async def make() -> Scene:
+        store = Store(Address(redis_server.url), f"t[*] {secrets.token_hex(6)}")
+        opened.append(store)
+        await store.open()
+        return Scene(store)
+
+    yield make
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def scene(new_scene: NewScene) -> Scene:
+    """Make one scene."""
+    return await new_scene()

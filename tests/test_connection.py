@@ -1,0 +1,130 @@
+"""Addresses of a Redis: what is accepted, what is refused at once, and that no secret is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiki.errors import ConfigError
+from aiki.store.connection import Address, Verdict, judge
+
+
+@pytest.mark.parametrize(
+    ("given", "url", "described"),
+    [
+        (
+            "redis://redis.example.com",
+            "redis://redis.example.com",
+            "redis://redis.example.com:6379",
+        ),
+        ("redis://:6380/3", "redis://:6380/3", "redis://localhost:6380/3"),
+        ("rediss://u:p@host:1/0", "rediss://u:p@host:1/0", "rediss://host:1/0"),
+        ("redis://[::1]:6379/1", "redis://[::1]:6379/1", "redis://[::1]:6379/1"),
+        ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2", "unix:///run/redis.sock"),
+        ("unix://u:p@/run/redis.sock", "unix://u:p@/run/redis.sock", "unix:///run/redis.sock"),
+        ({}, "redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ({"host": "h", "port": 7, "db": 1}, "redis://h:7/1", "redis://h:7/1"),
+        ({"host": "::1", "ssl": True}, "rediss://[::1]:6379/0", "rediss://[::1]:6379/0"),
+        (
+            {"username": "a:b", "password": "p/#?@:%"},
+            "redis://a%3Ab:p%2F%23%3F%40%3A%25@localhost:6379/0",
+            "redis://localhost:6379/0",
+        ),
+    ],
+)
+def test_an_address_is_a_url_or_keywords(
+    given: str | Mapping[str, Any], url: str, described: str
+) -> None:
+    address = Address(given)
+    assert (address.url, address.described) == (url, described)
+
+
+def test_a_password_with_special_characters_arrives_as_it_is() -> None:
+    password = "p/#?@:% ü"
+    settings = Address({"username": "a:b", "password": password})._pool.connection_kwargs
+    assert (settings["username"], settings["password"]) == ("a:b", password)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "redis",
+        "localhost:6379",
+        "redis://",
+        "redis:///0",
+        "http://localhost:6379",
+        "redis+cluster://localhost:6379",
+        "redis://localhost:port",
+        "redis://localhost:66000",
+        "redis://localhost:-1",
+        "redis://[::1",
+        "redis://localhost/orders",
+        "redis://localhost/-1",
+        "redis://localhost/1/2",
+        "redis://localhost/\N{ARABIC-INDIC DIGIT THREE}",
+        "redis://localhost?db=orders",
+        "redis://localhost#0",
+        "redis://localhost?protocol=3",
+        "redis://localhost?socket_timeout=never",
+        "redis://localhost?no_such_option=1",
+        "redis://localhost?ssl_cert_reqs=none",
+        "rediss://localhost?ssl_cert_reqs=maybe",
+        "rediss://localhost?ssl_ca_certs=/no/such/file",
+        "unix://",
+        "unix:///",
+        "unix://run/redis.sock",
+        {"host": "localhost", "port": "port"},
+        {"host": "localhost", "port": 66000},
+        {"host": "localhost", "db": "orders"},
+        {"hostname": "localhost"},
+        {"host": "localhost", "decode_responses": True},
+    ],
+)
+def test_a_malformed_address_is_refused_where_it_is_written(given: str | Mapping[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Address(given)
+
+
+@pytest.mark.parametrize("character", list("/#?@:%[] "))
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
+def test_a_password_is_never_told_whether_it_was_escaped_or_not(
+    scheme: str, character: str
+) -> None:
+    place = "/run/redis.sock" if scheme == "unix" else "host:1"
+    for password in (f"hush{character}secret", f"1{character}secret"):
+        told = ""
+        try:
+            told = Address(f"{scheme}://user:{password}@{place}").described
+        except ConfigError as error:
+            told = str(error)
+        assert "secret" not in told
+        assert "hush" not in told
+
+
+def test_a_certificate_that_is_there_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("")
+    Address(f"rediss://localhost?ssl_ca_certs={tmp_path / 'ca.pem'}&ssl_check_hostname=false")
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        ("NOSCRIPT No matching script. Please use EVAL.", Verdict.NO_SCRIPT),
+        ("BUSY Redis is busy running a script.", Verdict.TRY_LATER),
+        ("LOADING Redis is loading the dataset in memory", Verdict.TRY_LATER),
+        ("MISCONF Errors writing to the AOF file: No space left on device", Verdict.TRY_LATER),
+        ("READONLY You can't write against a read only replica.", Verdict.TRY_LATER),
+        ("NOREPLICAS Not enough good replicas to write.", Verdict.TRY_LATER),
+        ("NOPERM this user has no permissions", Verdict.TRY_LATER),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", Verdict.REFUSED),
+        ("OOM command not allowed when used memory > 'maxmemory'.", Verdict.REFUSED),
+        ("ERR unknown command", Verdict.REFUSED),
+        ("ERR BUSY is not the first word", Verdict.REFUSED),
+    ],
+)
+def test_an_error_is_judged_by_its_first_word(error: str, verdict: Verdict) -> None:
+    assert judge(error) is verdict

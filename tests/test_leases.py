@@ -1,0 +1,185 @@
+"""A worker that loses its lease, or whose loop stands still."""
+
+import asyncio
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from aiki import AikiError, Run, Status, task, workflow
+from tests.support.app import App, outcomes
+from tests.support.ledger import Ledger
+from tests.support.waiting import eventually
+
+
+class Site:
+    """A run whose first step waits at a gate, the first time it is executed."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.gate = asyncio.Event()
+
+        @task
+        async def gated() -> int:
+            app.ledger.note("begin")
+            times = app.ledger.count()["begin"]
+            if times == 1:
+                await self.gate.wait()
+            return times
+
+        @task
+        async def after(times: int) -> int:
+            app.ledger.note(f"after {times}")
+            return times
+
+        async def handler(run: Run) -> int:
+            try:
+                return await after.start(run, await gated.start(run))
+            finally:
+                app.ledger.note("left")
+
+        self.v1 = workflow("gated").v("1.0.0", exec=handler)
+
+
+@pytest.fixture
+def site(app: App) -> Site:
+    return Site(app)
+
+
+async def test_an_owner_that_was_given_up_changes_nothing_and_says_nothing(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Its one slot is taken, so it does not hear of its own end from the next claim.
+    zombie = await site.app.serve(
+        site.v1, client=await site.app.connect(), heartbeat=20, max_concurrent_workflow_runs=1
+    )
+    handle = await site.v1.start(site.app.client)
+    await eventually(site.app.ledger.lines)
+    await site.app.client.store.workers.recover(zombie.incarnation, cause="a test")
+    await site.app.serve(site.v1)
+    assert await handle.wait_for_completion(10) == 2
+    with caplog.at_level(logging.WARNING):
+        site.gate.set()  # it wakes, and its commit is refused
+        await eventually(lambda: zombie.hosted == 0, what="the end of its actor")
+    assert caplog.records == []
+    assert await handle.wait_for_completion(10) == 2
+    assert [step.result for step in await handle.journal()] == [2, 2]
+    assert site.app.ledger.count()["after 1"] == 0
+    assert site.app.ledger.lines()[-1] == "left"
+
+
+async def test_a_worker_that_lost_its_lease_drops_its_runs_and_lives_again(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = await site.app.serve(site.v1, heartbeat=0.05)
+    first_life = worker.incarnation
+    handle = await site.v1.start(site.app.client)
+    await eventually(site.app.ledger.lines)
+    with caplog.at_level(logging.WARNING):
+        await site.app.client.store.workers.recover(first_life, cause="a test")
+        assert await handle.wait_for_completion(10) == 2
+    assert "lost its lease" in caplog.text
+    assert worker.incarnation != first_life
+    assert [each.incarnation for each in await site.app.client.store.workers.list()] == [
+        worker.incarnation
+    ]
+    assert site.app.ledger.lines() == ["begin", "left", "begin", "after 2", "left"]
+
+
+async def test_an_older_actor_of_a_run_ends_before_a_newer_one_begins(site: Site) -> None:
+    """Given up and claimed again by the same worker, before it has heard of it."""
+    worker = await site.app.serve(site.v1, heartbeat=20)
+    handle = await site.v1.start(site.app.client)
+    await eventually(site.app.ledger.lines)
+    snapshot = await site.app.client.store.runs.snapshot(handle.id, timeout=10)
+    await site.app.client.store.runs.release(handle.id, str(snapshot.epoch), worker.incarnation)
+    assert await handle.wait_for_completion(10) == 2
+    assert site.app.ledger.lines() == ["begin", "left", "begin", "after 2", "left"]
+    assert worker.hosted == 0
+
+
+async def test_a_store_that_was_emptied_ends_the_worker_and_is_not_filled_again(
+    site: Site,
+) -> None:
+    worker = site.app.worker(site.v1, client=await site.app.connect(), heartbeat=0.05)
+    await worker.start()
+    link, base = site.app.client.store.link, f"aiki:{site.app.namespace}:{{0}}:"
+    for key in await link.send(("KEYS", f"{base}*")):
+        await link.send(("DEL", key))
+    await asyncio.wait_for(worker.stopping.wait(), 10)
+    with pytest.raises(AikiError, match="flushed, restored or replaced"):
+        await worker.stop()
+    assert await link.send(("EXISTS", f"{base}meta", f"{base}workers")) == 0
+
+
+async def test_a_loop_that_stands_still_is_reported_with_what_it_does(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aiki.heartbeat.LAG", 0.1)
+
+    @task
+    async def stands_still() -> None:
+        time.sleep(0.6)  # noqa: ASYNC251 - that is the point
+
+    async def handler(run: Run) -> None:
+        await stands_still.start(run)
+
+    version = workflow("still").v("1.0.0", exec=handler)
+    worker = await app.serve(version, heartbeat=0.05)
+    life = worker.incarnation
+    with caplog.at_level(logging.WARNING):
+        await app.result(version.bind())
+    reports = [r.getMessage() for r in caplog.records if "stood still" in r.getMessage()]
+    assert len(reports) == 1, "once is enough"
+    assert "in stands_still" in reports[0]
+    assert "time.sleep(0.6)" in reports[0]
+    assert worker.incarnation == life, "it was not still for long enough to lose its lease"
+
+
+async def test_a_loop_that_stands_still_for_too_long_costs_the_worker_its_runs(
+    app: App, tmp_path: Path
+) -> None:
+    """Its lease runs out, a worker in another thread takes the run, and it is fenced."""
+    ledger = Ledger(tmp_path / "other-ledger")
+    is_done, main = threading.Event(), threading.current_thread()
+
+    @task
+    async def stands_still() -> str:
+        thread = threading.current_thread()
+        ledger.note("first" if thread is main else "second")
+        if thread is main:
+            is_done.wait(20)
+        return "first" if thread is main else "second"
+
+    async def handler(run: Run) -> str:
+        return await stands_still.start(run)
+
+    version = workflow("still").v("1.0.0", exec=handler)
+    handle = await version.start(app.client)
+
+    def rescue() -> None:
+        async def serve() -> None:
+            await eventually(ledger.lines, what="the first owner")
+            other = App(app.url, app.namespace, tmp_path)
+            await other.open()
+            await other.serve(version, heartbeat=0.1, lease=0.6)
+            try:
+                await other.client.handle(handle.id).wait_for_completion(15)
+            finally:
+                is_done.set()
+                await other.close()
+
+        asyncio.run(serve())
+
+    rescuing = threading.Thread(target=rescue)
+    rescuing.start()
+    worker = await app.serve(version, heartbeat=0.1, lease=0.6, hang_timeout=0.2)
+    life = worker.incarnation
+    assert await handle.wait_for_completion(20) == "second"
+    assert ledger.lines() == ["first", "second"]
+    await asyncio.to_thread(rescuing.join)
+    await eventually(lambda: worker.incarnation != life, what="another life")
+    assert (await handle.status()).status is Status.COMPLETED
+    assert await outcomes(handle) == [("stands-still", "completed")]

@@ -1,0 +1,123 @@
+"""A run comes to the same, whatever happens to its owners meanwhile, and repeats nothing."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from aiki import Status, start_many
+from aiki.handle import Handle
+from tests.support.app import App
+from tests.support.deaths import MortalRuns
+from tests.support.programs import PROGRAMS, WITNESS, WORKFLOWS, Program
+from tests.support.waiting import eventually
+
+named = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+RECORDED = ("completed", "failed", "abandoned")
+
+
+@named
+@pytest.mark.usefixtures("mode")
+async def test_a_program_comes_to_what_it_comes_to_and_executes_each_step_once(
+    app: App, program: Program
+) -> None:
+    await app.serve(*WORKFLOWS)
+    handle = await program.version.start(app.client)
+    await check_end(program, handle)
+    for step in await handle.journal():
+        if step.outcome != "abandoned":
+            assert WITNESS.effects[f"{handle.id}/{step.key}"] == 1
+    check_lives(handle)
+
+
+@named
+@pytest.mark.parametrize("unheard", [False, True], ids=["unsent", "unheard"])
+async def test_an_owner_may_die_at_each_of_its_writes(
+    app: App, program: Program, *, unheard: bool
+) -> None:
+    writes = await count_writes(app, program)
+    handles = await start(app, program, writes + 2)
+    await one_life(
+        app, handles, {handle.id: n for n, handle in enumerate(handles)}, unheard=unheard
+    )
+    done = await recorded_effects(handles)
+    await app.serve(*WORKFLOWS)
+    for handle in handles:
+        await check_end(program, handle)
+        check_lives(handle)
+    assert {key: WITNESS.effects[key] for key in done} == done
+
+
+@pytest.mark.parametrize("unheard", [False, True], ids=["unsent", "unheard"])
+async def test_every_owner_may_die_after_one_write(app: App, *, unheard: bool) -> None:
+    programs = [program for program in PROGRAMS if "time" not in program.name]
+    handles = [handle for each in programs for handle in await start(app, each, 1)]
+    done: dict[str, int] = {}
+    for _ in range(40):
+        left = [handle for handle in handles if not (await handle.status()).status.is_final]
+        if not left:
+            break
+        # Where what is written last is never heard of, one more would be the same write again.
+        await one_life(app, left, {handle.id: 2 - unheard for handle in left}, unheard=unheard)
+        now = await recorded_effects(handles)
+        assert {key: now[key] for key in done} == done
+        done = now
+    for program, handle in zip(programs, handles, strict=True):
+        await check_end(program, handle)
+        check_lives(handle)
+
+
+async def start(app: App, program: Program, count: int) -> list[Handle[str]]:
+    found = await start_many(app.client, [program.version.bind()] * count)
+    return [handle for handle in found if isinstance(handle, Handle)]
+
+
+async def count_writes(app: App, program: Program) -> int:
+    (handle,) = await start(app, program, 1)
+    runs = await one_life(app, [handle], {}, unheard=False)
+    return runs.written[handle.id]
+
+
+async def one_life(
+    app: App, handles: Sequence[Handle[str]], writes: Mapping[str, int], *, unheard: bool
+) -> MortalRuns:
+    """Let a worker make so many writes about each run, then end it as if it had died."""
+    client = await app.connect()
+    client.store.runs = runs = MortalRuns(client.store.runs, unheard=unheard)
+    runs.left.update(writes)
+    worker = await app.serve(*WORKFLOWS, client=client)
+    gone = runs.dead, runs.over
+    await eventually(
+        lambda: all(any(handle.id in each for each in gone) for handle in handles),
+        deadline=30,
+        what="the end of each run or of its owner",
+    )
+    await app.end(worker)
+    runs.forget()
+    return runs
+
+
+async def recorded_effects(handles: Sequence[Handle[str]]) -> dict[str, int]:
+    """Give the steps that are recorded, and how often each was executed."""
+    journals = await asyncio.gather(*(handle.journal() for handle in handles))
+    keys = [
+        f"{handle.id}/{step.key}"
+        for handle, journal in zip(handles, journals, strict=True)
+        for step in journal
+        if step.outcome in RECORDED
+    ]
+    return {key: WITNESS.effects[key] for key in keys}
+
+
+async def check_end(program: Program, handle: Handle[str]) -> None:
+    result = await handle.wait_for_completion(20)
+    assert (await handle.status()).status is Status.COMPLETED
+    if program.expected is not None:
+        assert result == program.expected
+
+
+def check_lives(handle: Handle[str]) -> None:
+    """Check that each life began with what the one before had seen."""
+    *lives, last = WITNESS.lives[handle.id]
+    for life in lives:
+        assert list(life) == last[: len(life)]

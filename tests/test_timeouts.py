@@ -1,0 +1,133 @@
+"""Tasks that take too long, on the loop and in threads."""
+
+import asyncio
+import logging
+import threading
+
+import pytest
+
+from aiki import Run, TaskFailed, current_step, fixed, task, workflow
+from tests.support.app import App, outcomes
+from tests.support.one_step import reporting, told
+from tests.support.waiting import eventually
+
+functional = pytest.mark.usefixtures("mode")
+
+
+@functional
+async def test_a_task_on_the_loop_that_takes_too_long_is_cancelled_and_tried_again(
+    app: App,
+) -> None:
+    @task(timeout=0.05, retry=fixed(2, 0))
+    async def slow() -> str:
+        if current_step().attempt == 2:
+            return "in time"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            app.ledger.note("cancelled")
+        return "never"
+
+    assert await told(app, slow.start) == "'in time'"
+    assert app.ledger.lines() == ["cancelled"]
+
+
+@functional
+async def test_a_time_out_is_a_failure_of_its_own_type_and_a_tasks_own_is_not(app: App) -> None:
+    @task(timeout=0.05)
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    @task(timeout=5)
+    async def own() -> None:
+        raise TimeoutError("mine")
+
+    async def both(run: Run) -> list[str]:
+        errors = await asyncio.gather(slow.start(run), own.start(run), return_exceptions=True)
+        return [
+            f"{e.failure.type} {e.failure.message}" for e in errors if isinstance(e, TaskFailed)
+        ]
+
+    assert await told(app, both) == repr(
+        ["aiki.step.TimedOut task 'slow' did not end within 0.05 s", "TimeoutError mine"]
+    )
+
+
+async def test_a_task_in_a_thread_that_takes_too_long_is_left_and_the_worker_says_so(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    let_go = threading.Event()
+
+    @task(timeout=0.05)
+    def stuck() -> str:
+        let_go.wait(20)
+        app.ledger.note("the late result")
+        return "late"
+
+    @task
+    def well() -> str:
+        return "well"
+
+    version = workflow("stuck").v("1.0.0", exec=reporting(stuck.start))
+    other = workflow("well").v("1.0.0", exec=reporting(well.start))
+    worker = await app.serve(version, other, max_concurrent_workflow_runs=1)
+    handle = await version.start(app.client)
+    with caplog.at_level(logging.WARNING):
+        expected = "stuck 1 aiki.step.ThreadLeft task 'stuck' did not end within 0.05 s"
+        assert await handle.wait_for_completion(10) == expected
+    await asyncio.wait_for(worker.needs_recycling.wait(), 5)
+    assert "thread of task 'stuck'" in worker.recycle_reason
+    assert "wants to be replaced" in caplog.text
+    # Its one thread is lost, and replaced: other runs go on.
+    assert await app.result(other.bind()) == "'well'"
+    let_go.set()
+    await eventually(app.ledger.lines)
+    assert await outcomes(handle) == [("stuck", "failed")]
+
+
+async def test_waiting_for_a_free_thread_takes_none_of_a_tasks_time(app: App) -> None:
+    @task(timeout=0.5)
+    def takes_its_time(number: int) -> int:
+        threading.Event().wait(0.1)
+        return number
+
+    wf = workflow("crowd")
+
+    @wf.v("1.0.0")
+    async def crowd(run: Run) -> list[int]:
+        return await asyncio.gather(*(takes_its_time.start(run, n) for n in range(8)))
+
+    worker = await app.serve(wf, max_concurrent_workflow_runs=1)
+    assert await app.result(crowd.bind()) == list(range(8))
+    assert not worker.needs_recycling.is_set()
+
+
+async def test_a_task_that_is_cancelled_before_it_has_a_thread_is_never_executed(app: App) -> None:
+    let_go = threading.Event()
+
+    @task
+    def holds() -> None:
+        app.ledger.note("holds")
+        let_go.wait(20)
+
+    @task
+    def waits(number: int) -> None:
+        app.ledger.note(f"waits {number}")
+
+    wf = workflow("crowd")
+
+    @wf.v("1.0.0")
+    async def crowd(run: Run) -> None:
+        first = asyncio.create_task(holds.start(run))
+        others = [asyncio.create_task(waits.start(run, n)) for n in range(2)]
+        await eventually(app.ledger.lines)
+        others[0].cancel()
+        await asyncio.wait([others[0]])
+        let_go.set()
+        await asyncio.gather(first, others[1])
+
+    await app.serve(wf, max_concurrent_workflow_runs=1)
+    handle = await crowd.start(app.client)
+    await handle.wait_for_completion(10)
+    assert app.ledger.lines() == ["holds", "waits 1"]
+    assert ("waits", "abandoned") in await outcomes(handle)

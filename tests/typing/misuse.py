@@ -1,0 +1,74 @@
+"""What the type checkers must report. Where one of them does not, it reports the line's comment."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from aiki import Client, Registry, Run, WorkflowVersion, task, workflow
+
+
+@task
+def check(total: float) -> bool:
+    return total > 0
+
+
+orders = workflow("orders")
+
+
+@orders.v("1.0.0")
+async def orders_v1(run: Run, total: float) -> bool:
+    return await check.start(run, total)
+
+
+keyed = orders_v1.with_options(idempotency_key="k")
+
+
+async def a_task_wants_a_run_and_its_arguments(run: Run, client: Client) -> str:
+    await check.start(client, 1.0)  # type: ignore[arg-type]
+    await check.start(1.0)  # type: ignore[arg-type, call-arg]
+    await check.start(run)  # type: ignore[call-arg]
+    await check.start(run, "much")  # type: ignore[arg-type]
+    await check.start(run, 1.0, total=2.0)  # type: ignore[misc]
+    await check.start(run, amount=1.0)  # type: ignore[call-arg]
+    check.start(run, 1.0)  # type: ignore[unused-coroutine]
+    return await check.start(run, 1.0)  # type: ignore[return-value]
+
+
+async def a_workflow_wants_a_client_and_its_arguments(run: Run, client: Client) -> str:
+    await orders_v1.start(run, 1.0)  # type: ignore[arg-type]
+    await orders_v1.start(client)  # type: ignore[call-arg]
+    await keyed.start(client, "much")  # type: ignore[arg-type]
+    orders_v1.bind("much")  # type: ignore[arg-type]
+    orders_v1.start(client, 1.0)  # type: ignore[unused-coroutine]
+    handle = await orders_v1.start(client, 1.0)
+    return await handle.wait_for_completion()  # type: ignore[return-value]
+
+
+def options_about_one_run_are_no_definition(registry: Registry) -> WorkflowVersion[[float], bool]:
+    registry.add(keyed)  # type: ignore[arg-type]
+    registry.add(orders_v1.with_options(on_conflict="error"))  # type: ignore[arg-type]
+    registry.add(check)  # type: ignore[arg-type]
+    return keyed  # type: ignore[return-value]
+
+
+def options_have_names_and_types() -> None:
+    check.with_options(retry=3)  # type: ignore[arg-type]
+    check.with_options(timeout="long")  # type: ignore[arg-type]
+    check.with_options(idempotency_key="k")  # type: ignore[call-arg]
+    orders_v1.with_options(on_conflict="ignore")  # type: ignore[call-overload]
+    orders_v1.with_options(retry=3)  # type: ignore[call-overload]
+    task(name="check", retry=3)  # type: ignore[call-overload]
+    task("check")  # type: ignore[call-overload]
+
+
+@orders.v("1.0.1")  # type: ignore[arg-type]
+def plain(run: Run) -> None: ...
+
+
+@orders.v("1.0.2")  # type: ignore[arg-type]
+async def without_run(total: float) -> None: ...
+
+
+@orders.v("1.0.3")  # type: ignore[arg-type]
+async def without_parameters() -> None: ...
+
+
+orders.v("1.0.4", exec=check)  # type: ignore[arg-type]
