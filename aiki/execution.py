@@ -205,7 +205,7 @@ class Execution:
             replay.watch()
             await self._operations.until_cancelled()
         operation.state = State.REPLAYING
-        if await self._rounds.come_again(turn):
+        if await self._rounds.come(turn, is_final=True):
             self._operations.cancel_again(operation)
         if entry.kind is EntryKind.ABANDONED:
             operation.state = State.POINT
@@ -346,7 +346,8 @@ class Execution:
         operation.state = State.RECORDED
         if self._host.suspend_always:
             await self._suspended()
-        await self._rounds.come(turn)
+        if await self._rounds.come(turn, is_final=False):
+            self._operations.cancel_again(operation)
 
     async def _suspended(self) -> NoReturn:
         self.suspend()
@@ -384,16 +385,18 @@ class Execution:
             turn = await self._record_abandoned(operation, turn)
             if self._host.suspend_always:
                 await self._suspended()
-        await self._rounds.come_again(turn)
+        await self._rounds.come(turn, is_final=True)
 
     async def _record_abandoned(self, operation: Operation, late: Turn | None) -> Turn:
         """Write the mark; `late` is the turn of a result that was not given yet."""
         operation.state = State.ABANDONED
+        if late is not None:
+            self._rounds.hold(late)
         turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
         writing = self._loop.create_task(self._commits.abandon(operation, turn))
         await self._outlast(writing)
         if late is not None:
-            self._rounds.withdraw(late)  # not before: its round would be given without the mark
+            self._rounds.withdraw(late)
         if not await self._written(operation, writing):
             await self._operations.never()
         return turn
@@ -433,7 +436,7 @@ class Execution:
         if self._host.suspend_always:
             self._delivering = None
             await self._suspended()
-        await self._rounds.come_again(turn)
+        await self._rounds.come(turn, is_final=True)
         await self._raise_cancel()
         if operation in self._operations and not operation.is_cancelled:
             operation.task.cancel()
@@ -448,7 +451,7 @@ class Execution:
             self._handler.cancel("the run was cancelled")
             self._loop.call_later(self._host.cancel_grace, self._check_cancelled)
         self._go_on()
-        await self._rounds.come_again(self._rounds.next())
+        await self._rounds.come(self._rounds.next(), is_final=True)
 
     def _check_cancelled(self) -> None:
         """End a handler that was told and does nothing durable any more."""

@@ -13,6 +13,7 @@ That a step was abandoned is an outcome too: the cancellation goes on in its tur
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,26 +28,31 @@ PLACES = 1 << 16  # in a round; more than a run may have steps
 class Turn:
     """The place of one outcome in the order."""
 
-    __slots__ = ("future", "is_asked", "is_known", "round", "seq")
+    __slots__ = ("expected_by", "future", "is_asked", "is_known", "round", "seq")
 
-    def __init__(self, seq: int, *, is_asked: bool) -> None:
+    def __init__(self, seq: int, *, is_asked: bool, expected_by: float = math.inf) -> None:
         self.seq = seq
         self.is_asked = is_asked
+        self.expected_by = expected_by  # by the loop's clock
         self.is_known = False
         self.round: dict[int, Turn] | None = None
         self.future: asyncio.Future[None] | None = None
 
 
 class _Given(asyncio.Future[None]):
-    """Done when a turn has come; cancelling the task that waits for it is only noted."""
+    """Done when a turn has come; from then on, cancelling who waits for it is only noted.
 
-    def __init__(self, rounds: Rounds) -> None:
+    A final outcome cannot be taken back before either.
+    """
+
+    def __init__(self, rounds: Rounds, *, is_final: bool) -> None:
         super().__init__()
         self._rounds = rounds
+        self._is_final = is_final
         self.was_cancelled = False
 
     def cancel(self, msg: Any = None) -> bool:
-        if self._rounds.is_stopped:
+        if self._rounds.is_stopped or not (self._is_final or self.done()):
             return super().cancel(msg)
         self.was_cancelled = True
         return True
@@ -76,6 +82,8 @@ class Rounds:
             if entry.kind is EntryKind.OPEN:
                 continue
             turn = self._recorded[key] = Turn(seq, is_asked=False)
+            if entry.kind is EntryKind.ABANDONED:
+                turn.expected_by = self._loop.time() + entry.spent / 1000 + PATIENCE
             if seq // PLACES != number:
                 number = seq // PLACES
                 self._rounds.append({})
@@ -116,9 +124,6 @@ class Rounds:
         if is_alone:
             self._lonely = turn
         turn.is_asked = True
-        if turn.round is None:  # it was not waited for any longer
-            turn.round = {turn.seq: turn}
-            self._rounds.appendleft(turn.round)
         return turn
 
     def join(self, *, is_alone: bool) -> Turn:
@@ -151,24 +156,25 @@ class Rounds:
         self._last += 1
         return self._last
 
-    async def come(self, turn: Turn) -> None:
-        """Wait for the turn of an outcome that was recorded just now."""
-        if turn is self._lone and self._is_sequential:
-            self._lone = None
-            return
-        future = turn.future = self._loop.create_future()
-        self._now_known(turn)
-        await future
+    async def come(self, turn: Turn, *, is_final: bool) -> bool:
+        """Wait for the turn of an outcome that is recorded.
 
-    async def come_again(self, turn: Turn) -> bool:
-        """Wait for the turn of an outcome that cannot be taken back.
-
-        Returns whether the task was cancelled meanwhile, which goes no further.
+        Returns whether the task was cancelled too late to take the outcome back, which goes no
+        further. One that is final cannot be taken back at all.
         """
-        given = turn.future = _Given(self)
+        if turn is self._lone and self._is_sequential and not is_final:
+            self._lone = None
+            return False
+        given = turn.future = _Given(self, is_final=is_final)
         self._now_known(turn)
         await given
         return given.was_cancelled
+
+    def hold(self, turn: Turn) -> None:
+        """Give nothing of a round before one of its outcomes is withdrawn."""
+        if turn.is_known and turn.round is not None:
+            turn.is_known = False
+            self._known -= 1
 
     def withdraw(self, turn: Turn) -> None:
         """Take back an outcome that was not given yet, or not heard of."""
@@ -188,8 +194,9 @@ class Rounds:
                 timer.cancel()
 
     def _now_known(self, turn: Turn) -> None:
-        if turn is self._lone:  # others have come since
+        if turn is self._lone:
             self._lone = None
+        if turn.round is None:  # others came after it, or it was waited for in vain
             turn.round = {turn.seq: turn}
             self._rounds.appendleft(turn.round)
         turn.is_known = True
@@ -248,12 +255,17 @@ class Rounds:
             self._pump_soon()
 
     def _skip(self) -> None:
-        """Wait no longer for outcomes that nobody asks for, up to the first that is known."""
+        """Wait no longer for outcomes that nobody asks for, up to the first that is known.
+
+        Nor for steps that were abandoned and, by the time that took, should have been again.
+        """
         self._patience = None
+        now = self._loop.time()
         for waiting in self._rounds:
-            if any(turn.is_asked and not turn.is_known for turn in waiting.values()):
-                break  # it will be known, or the code diverged
-            for turn in [turn for turn in waiting.values() if not turn.is_asked]:
+            missing = [turn for turn in waiting.values() if not turn.is_known]
+            if any(turn.is_asked and turn.expected_by > now for turn in missing):
+                break
+            for turn in missing:
                 turn.round = None
                 del waiting[turn.seq]
             if waiting:

@@ -190,6 +190,34 @@ async def test_a_gather_and_a_group_pass_it_on_to_all_their_members(site: Site) 
 
 
 @functional
+async def test_a_cleanup_in_a_group_that_is_failing_already_meets_it_too(site: Site) -> None:
+    """Such a group waits for its members, and passes no cancellation on to them."""
+
+    async def member(run: Run) -> None:
+        try:
+            await site.hangs.start(run, "a")
+        finally:
+            await site.hangs.start(run, "cleanup")
+
+    async def failing(run: Run) -> None:
+        await site.work.start(run, "b")
+        raise ValueError
+
+    async def handler(run: Run) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(member(run))
+            group.create_task(failing(run))
+
+    handle = await site.begin(handler, "cleanup")
+    await handle.cancel("enough")
+    assert await site.ends(handle) == [
+        ("work", "completed"),
+        ("hangs", "abandoned"),
+        ("hangs", "abandoned"),
+    ]
+
+
+@functional
 async def test_a_cleanup_may_fail_and_be_tried_again_while_the_run_is_parked(site: Site) -> None:
     @task(retry=fixed(3, 0.05))
     async def refund() -> None:

@@ -1,19 +1,14 @@
 """A run comes to the same, whatever happens to its owners meanwhile, and repeats nothing."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
-
 import pytest
 
 from aiki import Status, start_many
 from aiki.handle import Handle
 from tests.support.app import App
-from tests.support.deaths import MortalRuns
+from tests.support.lives import check_lives, one_life, recorded_effects
 from tests.support.programs import PROGRAMS, WITNESS, WORKFLOWS, Program
-from tests.support.waiting import eventually
 
 named = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
-RECORDED = ("completed", "failed", "abandoned")
 
 
 @named
@@ -38,7 +33,7 @@ async def test_an_owner_may_die_at_each_of_its_writes(
     writes = await count_writes(app, program)
     handles = await start(app, program, writes + 2)
     await one_life(
-        app, handles, {handle.id: n for n, handle in enumerate(handles)}, unheard=unheard
+        app, WORKFLOWS, handles, {handle.id: n for n, handle in enumerate(handles)}, unheard=unheard
     )
     done = await recorded_effects(handles)
     await app.serve(*WORKFLOWS)
@@ -58,7 +53,9 @@ async def test_every_owner_may_die_after_one_write(app: App, *, unheard: bool) -
         if not left:
             break
         # Where what is written last is never heard of, one more would be the same write again.
-        await one_life(app, left, {handle.id: 2 - unheard for handle in left}, unheard=unheard)
+        await one_life(
+            app, WORKFLOWS, left, {handle.id: 2 - unheard for handle in left}, unheard=unheard
+        )
         now = await recorded_effects(handles)
         assert {key: now[key] for key in done} == done
         done = now
@@ -74,39 +71,8 @@ async def start(app: App, program: Program, count: int) -> list[Handle[str]]:
 
 async def count_writes(app: App, program: Program) -> int:
     (handle,) = await start(app, program, 1)
-    runs = await one_life(app, [handle], {}, unheard=False)
+    runs = await one_life(app, WORKFLOWS, [handle], {}, unheard=False)
     return runs.written[handle.id]
-
-
-async def one_life(
-    app: App, handles: Sequence[Handle[str]], writes: Mapping[str, int], *, unheard: bool
-) -> MortalRuns:
-    """Let a worker make so many writes about each run, then end it as if it had died."""
-    client = await app.connect()
-    client.store.runs = runs = MortalRuns(client.store.runs, unheard=unheard)
-    runs.left.update(writes)
-    worker = await app.serve(*WORKFLOWS, client=client)
-    gone = runs.dead, runs.over
-    await eventually(
-        lambda: all(any(handle.id in each for each in gone) for handle in handles),
-        deadline=30,
-        what="the end of each run or of its owner",
-    )
-    await app.end(worker)
-    runs.forget()
-    return runs
-
-
-async def recorded_effects(handles: Sequence[Handle[str]]) -> dict[str, int]:
-    """Give the steps that are recorded, and how often each was executed."""
-    journals = await asyncio.gather(*(handle.journal() for handle in handles))
-    keys = [
-        f"{handle.id}/{step.key}"
-        for handle, journal in zip(handles, journals, strict=True)
-        for step in journal
-        if step.outcome in RECORDED
-    ]
-    return {key: WITNESS.effects[key] for key in keys}
 
 
 async def check_end(program: Program, handle: Handle[str]) -> None:
@@ -114,10 +80,3 @@ async def check_end(program: Program, handle: Handle[str]) -> None:
     assert (await handle.status()).status is Status.COMPLETED
     if program.expected is not None:
         assert result == program.expected
-
-
-def check_lives(handle: Handle[str]) -> None:
-    """Check that each life began with what the one before had seen."""
-    *lives, last = WITNESS.lives[handle.id]
-    for life in lives:
-        assert list(life) == last[: len(life)]

@@ -7,6 +7,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from aiki.errors import RunCancelled
 from aiki.handle import Handle
 from aiki.states import Status
@@ -82,11 +84,18 @@ async def test_a_cancel_at_any_moment_ends_a_run_once_and_for_good(
         await site.ends(found)
 
 
+@pytest.mark.parametrize(
+    "points",
+    [
+        ("before-abandon_step", "after-abandon_step"),
+        pytest.param(("before-finish", "after-finish"), marks=pytest.mark.slow),
+    ],
+)
 async def test_a_death_around_the_delivery_of_a_cancel_delivers_it_once_at_that_point(
-    tmp_path: Path,
+    tmp_path: Path, points: tuple[str, ...]
 ) -> None:
     async with serving(tmp_path, "--lease", "60s") as (site, found):
-        for point in ("before-abandon_step", "after-abandon_step", "before-finish", "after-finish"):
+        for point in points:
             handle = await site.start(point, charge=f"gate:{point}")
             await site.under_way(handle, "charge")
             site.traps.set(point)

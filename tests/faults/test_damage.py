@@ -23,8 +23,8 @@ DAMAGES: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
 
 
 async def test_damaged_runs_are_held_with_a_reason_and_the_others_complete(tmp_path: Path) -> None:
-    async with serving(tmp_path, "--lease", "60s") as (site, found):
-        workers = await found.has_workers(2)
+    async with serving(tmp_path, "--lease", "60s", workers=1) as (site, found):
+        workers = await found.has_workers(1)
         handles = {name: await site.start(name, reserve="fail:well") for name in DAMAGES}
         beside = await site.start_many(5, "beside", reserve="fail:well")
         for handle in (*handles.values(), *beside):

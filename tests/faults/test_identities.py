@@ -30,11 +30,11 @@ async def test_a_foreign_process_with_the_pid_of_a_dead_worker_is_left_alone(
             handle = await site.start("a")
             scene = Scene(site.client.store)
             await scene.take("late")
-            with site.supervised("--lease", "600s") as found:
+            with site.supervised("--lease", "600s", workers=1) as found:
                 await found.serves()
                 (story,) = await site.complete([handle])
                 assert story.epoch == 3
-                await site.is_consistent(workers=2)
+                await site.is_consistent(workers=1)
                 await site.ends(found)
             assert foreign.poll() is None
             foreign.kill()

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +27,15 @@ class Witness:
 
 
 class Trace(list[str]):
-    """What a handler saw in one life, until its owner left it."""
+    """What a handler saw in one life, until it ended or its owner left it."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
+        self.is_over = False
 
     def see(self, what: str) -> None:
-        if not self._run.execution._closed:
+        if not (self.is_over or self._run.execution._closed):
             self.append(what)
 
 
@@ -83,6 +85,13 @@ async def tick() -> str:
     WITNESS.effects[current_step().key] += 1
     await asyncio.sleep(SHORT / 8)
     return ""
+
+
+@task
+async def refuses_to_end() -> str:
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    return "went on"
 
 
 class Play:
@@ -225,8 +234,8 @@ async def groups_in_groups(play: Play) -> str:
     async def inner() -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(play.hangs("a"))
-                group.create_task(play.breaks("b"))
+                for member in (play.hangs("a"), play.breaks("b")):
+                    group.create_task(member)
         except* TaskFailed:
             seen.append("inner")
             raise
@@ -295,6 +304,16 @@ async def a_step_that_times_out(play: Play) -> str:
     try:
         async with asyncio.timeout(SHORT):
             await play.hangs("a")
+    except TimeoutError:
+        return " ".join(["late", await play.work("after")])
+    return "in time"
+
+
+@program("late AFTER")
+async def a_step_that_swallows_the_cancellation_of_its_time_out(play: Play) -> str:
+    try:
+        async with asyncio.timeout(SHORT):
+            await play.step(refuses_to_end)
     except TimeoutError:
         return " ".join(["late", await play.work("after")])
     return "in time"
@@ -371,12 +390,10 @@ async def a_handler_that_cancels_itself_and_takes_it_back(play: Play) -> str:
 
 @program("KeyError CLEANUP")
 async def an_exception_out_of_finally(play: Play) -> str:
-    seen = ""
     try:
         try:
             await play.breaks("a")
         finally:
-            seen = await play.work("cleanup")
-            raise KeyError(seen)
-    except KeyError:
-        return f"KeyError {seen}"
+            raise KeyError(await play.work("cleanup"))
+    except KeyError as error:
+        return f"KeyError {error.args[0]}"
