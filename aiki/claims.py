@@ -6,6 +6,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
 
 from aiki.errors import AikiError, StoreRefused
 from aiki.records import ClaimedRun, DamagedRun, ReadyEntry
@@ -13,6 +16,9 @@ from aiki.store import Store
 from aiki.store.keys import new_token
 
 _logger = logging.getLogger("aiki.worker")
+
+# By one script, whose reply holds the journals of all of them.
+CLAIMED_TOGETHER = 32
 
 
 class Claims:
@@ -79,25 +85,39 @@ class Claims:
 
     async def _claim(self, entries: Sequence[ReadyEntry]) -> None:
         runs = self._store.runs
-        asked = [
-            (entry, token, runs.claim(entry, self._incarnation, token, quarantine=self._quarantine))
-            for entry, token in ((entry, new_token()) for entry in entries)
-        ]
+        asked: list[tuple[list[ReadyEntry], list[str], asyncio.Future[Any]]] = []
+        for _, of_stream in groupby(entries, key=attrgetter("stream")):
+            left = list(of_stream)
+            while left:
+                some, left = left[:CLAIMED_TOGETHER], left[CLAIMED_TOGETHER:]
+                tokens = [new_token() for _ in some]
+                reply = runs.claim(some, tokens, self._incarnation, quarantine=self._quarantine)
+                asked.append((some, tokens, reply))
         self.claiming.update(entry.run_id for entry in entries)
         try:
-            for entry, token, reply in asked:
+            for some, tokens, reply in asked:
                 try:
-                    claimed = runs.claimed(entry, self._incarnation, token, await reply)
-                    if isinstance(claimed, ClaimedRun):
-                        self._host(claimed)
-                    elif isinstance(claimed, DamagedRun):
-                        _logger.error("run %s is stalled: %s", entry.run_id, claimed.reason)
-                        await runs.stall(claimed.ownership, claimed.reason)
-                    elif claimed == b"DEAD":
-                        self._is_dead = True
-                        self._on_dead("DEAD")
+                    answers = runs.claimed(some, tokens, self._incarnation, await reply)
                 except StoreRefused as error:
-                    # One run is not worth a worker. It is offered again when it has idled.
-                    _logger.error("run %s cannot be claimed: %s", entry.run_id, error)  # noqa: TRY400
+                    answers = [error] * len(some)
+                for entry, answer in zip(some, answers, strict=True):
+                    try:
+                        await self._take(answer)
+                    except StoreRefused as error:
+                        # One run is not worth a worker. It is offered again when it has idled.
+                        run_id = entry.run_id
+                        _logger.error("run %s cannot be claimed: %s", run_id, error)  # noqa: TRY400
         finally:
             self.claiming.difference_update(entry.run_id for entry in entries)
+
+    async def _take(self, answer: ClaimedRun | DamagedRun | StoreRefused | bytes) -> None:
+        if isinstance(answer, ClaimedRun):
+            self._host(answer)
+        elif isinstance(answer, DamagedRun):
+            _logger.error("run %s is stalled: %s", answer.ownership.run_id, answer.reason)
+            await self._store.runs.stall(answer.ownership, answer.reason)
+        elif isinstance(answer, StoreRefused):
+            raise answer
+        elif answer == b"DEAD":
+            self._is_dead = True
+            self._on_dead("DEAD")

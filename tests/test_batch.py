@@ -66,25 +66,38 @@ async def test_what_gathers_while_a_batch_is_under_way_goes_out_as_one(
     buffers = written(link, monkeypatch)
     first = link.send(("ECHO", "first"))
     await asyncio.sleep(0)
-    rest = [link.send(("ECHO", str(number))) for number in range(100)]
+    numbers = range(batch.ENOUGH - 1)
+    rest = [link.send(("ECHO", str(number))) for number in numbers]
     assert await first == b"first"
-    assert [await each for each in rest] == [str(number).encode() for number in range(100)]
-    assert [data.count(b"ECHO") for data in buffers] == [1, 100]
+    assert [await each for each in rest] == [str(number).encode() for number in numbers]
+    assert [data.count(b"ECHO") for data in buffers] == [1, len(rest)]
 
 
-async def test_a_batch_is_bounded_in_commands_and_in_bytes(
+async def test_a_batch_that_is_large_enough_does_not_wait_for_the_one_under_way(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = scene.store.link
     buffers = written(link, monkeypatch)
-    await asyncio.gather(*(link.send(("ECHO", "x")) for _ in range(2 * batch.MAX_COMMANDS)))
-    sizes = [data.count(b"ECHO") for data in buffers]
-    assert (sum(sizes), max(sizes)) == (2 * batch.MAX_COMMANDS, batch.MAX_COMMANDS)
-    del buffers[:]
-    megabyte = b"x" * (1 << 20)
-    await asyncio.gather(*(link.send(("ECHO", megabyte)) for _ in range(9)))
-    sizes = [data.count(b"ECHO") for data in buffers]
-    assert (sum(sizes), max(sizes)) == (9, 4)
+    futures = [link.send(("ECHO", str(number))) for number in range(3 * batch.ENOUGH + 1)]
+    assert [data.count(b"ECHO") for data in buffers] == [batch.ENOUGH] * 3
+    assert [int(await each) for each in futures] == list(range(len(futures)))
+    assert len(buffers) == 4
+
+
+async def test_what_is_under_way_is_bounded_in_commands_and_in_bytes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = scene.store.link
+    buffers = written(link, monkeypatch)
+    futures = [link.send(("ECHO", "x")) for _ in range(2 * batch.MAX_COMMANDS)]
+    assert sum(data.count(b"ECHO") for data in buffers) == batch.MAX_COMMANDS
+    await asyncio.gather(*futures)
+    assert sum(data.count(b"ECHO") for data in buffers) == 2 * batch.MAX_COMMANDS
+    for size, at_once in ((1 << 20, 4), (1 << 17, 32)):
+        del buffers[:]
+        futures = [link.send(("ECHO", b"x" * size)) for _ in range(2 * batch.ENOUGH)]
+        await asyncio.gather(*futures)
+        assert {data.count(b"ECHO") for data in buffers} == {at_once}
 
 
 async def test_commands_are_done_in_the_order_in_which_they_were_sent(scene: Scene) -> None:

@@ -1,7 +1,8 @@
 """Group commit: what many actors want of the store goes out as one buffer.
 
-While one batch is under way the next one gathers; it leaves when the replies are in. No delay
-is added, and one write and one read serve hundreds of commits.
+While one batch is under way the next one gathers; it leaves when the replies are in, or when it
+has become so large that the server can be at work on it while more is made. No delay is added,
+and one write and one read serve tens or hundreds of commits.
 
 Every command sent here may be sent again: scripts are idempotent, the rest only reads. So a
 command whose outcome is unknown (the connection broke, no reply came in time) or that was
@@ -26,8 +27,9 @@ from aiki.store.scripts import SOURCES
 
 _logger = logging.getLogger("aiki.store")
 
-MAX_COMMANDS = 512
+MAX_COMMANDS = 512  # under way at once
 MAX_BYTES = 4 * 1024 * 1024
+ENOUGH = 32  # commands that do not wait for the replies to those before
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
 _NOT_YET = ("BUSY ", "LOADING ", "MASTERDOWN ")  # nothing is wrong with the server, only early
 
@@ -56,6 +58,7 @@ class Link:
         self._waiting: deque[_Item] = deque()
         self._inflight: deque[_Item] = deque()
         self._unknown_scripts: list[_Item] = []
+        self._unanswered = 0  # bytes sent since nothing was under way
         self._flushing = False
         self._deadline = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -77,10 +80,7 @@ class Link:
         if self._closed:
             _fail(future, StoreUnavailable("the client was closed"))
             return future
-        self._waiting.append((future, command))
-        if not self._flushing and self._ready and not self._inflight:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        self._wait((future, command))
         return future
 
     async def send_within(self, command: Command, seconds: float) -> Any:
@@ -122,23 +122,41 @@ class Link:
             )
             _fail(future, error)
 
-    def _flush(self) -> None:
+    def _wait(self, item: _Item) -> None:
+        self._waiting.append(item)
+        if len(self._waiting) >= ENOUGH:
+            self._flush()
+        elif not self._inflight and self._ready:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
         self._flushing = False
-        if not self._ready or self._inflight or self._wire is None:
+        if not self._inflight:
+            self._flush()
+
+    def _flush(self) -> None:
+        # What is to be sent again with its source goes first, when all replies are in.
+        if not self._ready or self._unknown_scripts or self._wire is None:
             return
-        buffers: list[bytes] = []
-        size = 0
         waiting, inflight = self._waiting, self._inflight
-        while waiting and len(buffers) < MAX_COMMANDS and size < MAX_BYTES:
+        if not inflight:
+            self._unanswered = 0
+            self._expect_reply()
+        buffers: list[bytes] = []
+        while waiting and len(inflight) < MAX_COMMANDS and self._unanswered < MAX_BYTES:
             item = waiting.popleft()
             if item[0].done():
                 continue
             packed = pack(item[1])
-            size += len(packed)
+            self._unanswered += len(packed)
             buffers.append(packed)
             inflight.append(item)
-        if inflight:
-            self._expect_reply()
+        if buffers:
             self._wire.write(b"".join(buffers))
 
     def _expect_reply(self) -> None:
@@ -169,9 +187,8 @@ class Link:
         if self._unknown_scripts:
             self._waiting.extendleft(reversed(self._unknown_scripts))
             self._unknown_scripts.clear()
-        if self._waiting and not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        if self._waiting:
+            self._flush_soon()
 
     def _on_error(self, item: _Item, message: str) -> None:
         future, command = item
@@ -196,10 +213,7 @@ class Link:
         if self._closed:
             item[0].cancel()
             return
-        self._waiting.append(item)
-        if not self._flushing and self._ready and not self._inflight:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        self._wait(item)
 
     def _on_lost(self) -> None:
         self._wire = None

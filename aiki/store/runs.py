@@ -24,7 +24,7 @@ from aiki.store.scripts import SCRIPTS
 CANCEL_WANTED = 1  # bit of a commit's reply
 
 _START = SCRIPTS["start_run"].sha
-_CLAIM = SCRIPTS["claim_run"].sha
+_CLAIM = SCRIPTS["claim_runs"].sha
 _STEP = SCRIPTS["commit_step"].sha
 _ATTEMPT = SCRIPTS["commit_attempt"].sha
 _ABANDON = SCRIPTS["abandon_step"].sha
@@ -92,23 +92,42 @@ class Runs:
         return found
 
     def claim(
-        self, entry: ReadyEntry, incarnation: str, token: str, *, quarantine: bool
+        self,
+        entries: Sequence[ReadyEntry],
+        tokens: Sequence[str],
+        incarnation: str,
+        *,
+        quarantine: bool,
     ) -> asyncio.Future[Any]:
-        """Ask for the run that a ready entry offers; `claimed` reads the reply."""
-        return self._send((
-            "EVALSHA", _CLAIM, "1", self._base, entry.stream, entry.entry, entry.run_id,
-            entry.epoch, incarnation, token, "1" if quarantine else "0",
-        ))  # fmt: skip
+        """Ask for the runs that entries of one stream offer; `claimed` reads the reply."""
+        command = [
+            "EVALSHA", _CLAIM, "1", self._base, entries[0].stream, incarnation,
+            "1" if quarantine else "0",
+        ]  # fmt: skip
+        for entry, token in zip(entries, tokens, strict=True):
+            command += (entry.entry, entry.run_id, entry.epoch, token)
+        return self._send(tuple(command))
 
     def claimed(
-        self, entry: ReadyEntry, incarnation: str, token: str, reply: Any
-    ) -> ClaimedRun | DamagedRun | bytes:
-        """Give the run that a claim's reply hands over; else the script's word why not."""
-        if reply[0] != b"RUN":
-            answer: bytes = reply[0]
-            return answer
-        epoch = reply[1].decode()
-        now, record, journal = reply[2:]
+        self, entries: Sequence[ReadyEntry], tokens: Sequence[str], incarnation: str, reply: Any
+    ) -> list[ClaimedRun | DamagedRun | StoreRefused | bytes]:
+        """Give for each entry the run that is handed over; else the script's word why not."""
+        return [
+            self._claimed(entry, token, incarnation, answer)
+            for entry, token, answer in zip(entries, tokens, reply, strict=True)
+        ]
+
+    def _claimed(
+        self, entry: ReadyEntry, token: str, incarnation: str, answer: Any
+    ) -> ClaimedRun | DamagedRun | StoreRefused | bytes:
+        if answer[0] == b"REFUSED":
+            why = answer[1].decode(errors="replace")
+            return StoreRefused(f"{self._link.address.described}: {why}")
+        if answer[0] != b"RUN":
+            word: bytes = answer[0]
+            return word
+        epoch = answer[1].decode()
+        now, record, journal = answer[2:]
         created, payload, cancel, cancel_at = record
         workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
         ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)

@@ -14,7 +14,7 @@ from tests.faults.traps import lay_losses
 
 # Each is sent by a worker in the life of one of the orders below.
 SENT_BY_WORKERS = (
-    "claim_run",
+    "claim_runs",
     "commit_step",
     "commit_attempt",
     "abandon_step",

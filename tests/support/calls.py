@@ -52,7 +52,7 @@ async def _delivered(scene: Scene) -> ReadyEntry:
 
 
 def _claim(entry: ReadyEntry) -> list[Argument]:
-    return [entry.stream, entry.entry, entry.run_id, entry.epoch, WORKER, "token", "0"]
+    return [entry.stream, WORKER, "0", entry.entry, entry.run_id, entry.epoch, "token"]
 
 
 @call("try_commands", [])
@@ -114,12 +114,12 @@ async def returning(scene: Scene) -> list[Argument]:
     return [STREAM, entry.entry]
 
 
-@call("claim_run")
+@call("claim_runs")
 async def first_claim(scene: Scene) -> list[Argument]:
     return _claim(await _delivered(scene))
 
 
-@call("claim_run")
+@call("claim_runs")
 async def later_claim(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.commit(owner, "step#0")
@@ -127,7 +127,7 @@ async def later_claim(scene: Scene) -> list[Argument]:
     return _claim(await scene.deliver_one(WORKER))
 
 
-@call("claim_run", [b"STALE"])
+@call("claim_runs", [[b"STALE"]])
 async def stale_claim(scene: Scene) -> list[Argument]:
     entry = await _delivered(scene)
     await scene.claim(entry, WORKER)
@@ -135,7 +135,7 @@ async def stale_claim(scene: Scene) -> list[Argument]:
     return _claim(await scene.deliver_one(WORKER))
 
 
-@call("claim_run", [b"DEAD"])
+@call("claim_runs", [[b"DEAD"]])
 async def dead_claim(scene: Scene) -> list[Argument]:
     await scene.register(name=WORKER)
     await scene.kill(WORKER)
@@ -143,7 +143,7 @@ async def dead_claim(scene: Scene) -> list[Argument]:
     return _claim(await scene.deliver_one(WORKER))
 
 
-@call("claim_run", [b"ALONE"])
+@call("claim_runs", [[b"ALONE"]])
 async def wrong_claim(scene: Scene) -> list[Argument]:
     entry = await _delivered(scene)
     await scene.command("HSET", f"{scene.base}run:{RUN}", "quarantine", "1")

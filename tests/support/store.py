@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
+from aiki.errors import StoreRefused
 from aiki.records import (
     ClaimedRun,
     DamagedRun,
@@ -91,12 +92,24 @@ class Scene:
 
     async def try_claim(
         self, entry: ReadyEntry, incarnation: str, token: str = "", *, quarantine: bool = False
-    ) -> ClaimedRun | DamagedRun | bytes:
+    ) -> ClaimedRun | DamagedRun | StoreRefused | bytes:
         """Claim what an entry offers; the run, or the word why not."""
-        token = token or new_token()
+        (claimed,) = await self.try_claims([entry], incarnation, token, quarantine=quarantine)
+        return claimed
+
+    async def try_claims(
+        self,
+        entries: Sequence[ReadyEntry],
+        incarnation: str,
+        token: str = "",
+        *,
+        quarantine: bool = False,
+    ) -> list[ClaimedRun | DamagedRun | StoreRefused | bytes]:
+        """Claim at once what entries of one stream offer."""
         runs = self.store.runs
-        reply = await runs.claim(entry, incarnation, token, quarantine=quarantine)
-        return runs.claimed(entry, incarnation, token, reply)
+        tokens = [token or new_token() for _ in entries]
+        reply = await runs.claim(entries, tokens, incarnation, quarantine=quarantine)
+        return runs.claimed(entries, tokens, incarnation, reply)
 
     async def claim(
         self, entry: ReadyEntry, incarnation: str, token: str = "", *, quarantine: bool = False
