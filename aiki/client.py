@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from aiki.codec import Codec
+from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
 from aiki.durations import Seconds, seconds
 from aiki.embedded import EmbeddedServer
@@ -32,6 +32,7 @@ R_co = TypeVar("R_co", covariant=True)
 DATA_DIR = ".aiki"
 REDIS_VARIABLE = "AIKI_REDIS_URL"
 LONGEST_START = 3600.0
+STARTED_TOGETHER = 32  # runs, by one script
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,24 +142,27 @@ class Client:
             Conflict: the idempotency key belongs to a run with another input or version.
             StoreUnavailable, StoreRefused: it was not, or may not have been, started.
         """
-        options = call.options
-        digest = hashlib.blake2b(call.version.encode() + b"\n" + call.payload, digest_size=16)
-        run = NewRun(
-            id=new_run_id(0),
-            workflow=call.workflow,
-            version=call.version,
-            pool=options.pool,
-            input=call.payload,
-            reference=options.idempotency_key or "",
-            input_hash=digest.hexdigest(),
-        )
+        (started,) = await self._start([call])
+        if isinstance(started, AikiError):
+            raise started
+        return started
+
+    async def _start(self, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
+        """Send starts together; for each a handle, or why it was not started."""
+        runs = [_new_run(call) for call in calls]
         try:
-            run_id = await self.store.runs.start(run, timeout=self._start_timeout)
-        except Conflict as conflict:
-            if options.on_conflict == "error":
-                raise
-            run_id = conflict.run_id
-        return self.typed_handle(run_id, call.result)
+            outcomes = await self.store.runs.start(runs, timeout=self._start_timeout)
+        except AikiError as error:
+            return [error] * len(calls)
+        started: list[Handle[R] | AikiError] = []
+        for call, outcome in zip(calls, outcomes, strict=True):
+            if isinstance(outcome, Conflict) and call.options.on_conflict == "return_existing":
+                started.append(self.typed_handle(outcome.run_id, call.result))
+            elif isinstance(outcome, AikiError):
+                started.append(outcome)
+            else:
+                started.append(self.typed_handle(outcome, call.result))
+        return started
 
     async def snapshots(
         self,
@@ -204,15 +208,33 @@ class Client:
 
 async def start_many(client: Client, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
     """Start many runs at once: for each call, in its order, a handle or why it was not started."""
-    outcomes = await asyncio.gather(
-        *(client.start_call(call) for call in calls), return_exceptions=True
+    parts = await asyncio.gather(*map(client._start, _parts(calls)))
+    return [outcome for part in parts for outcome in part]
+
+
+def _parts(calls: Sequence[Call[R]]) -> Iterator[Sequence[Call[R]]]:
+    """Cut into what is sent together: so many, and no more than the largest single payload."""
+    first, size = 0, 0
+    for number, call in enumerate(calls):
+        size += len(call.payload)
+        if number - first == STARTED_TOGETHER or (size > MAX_PAYLOAD and number > first):
+            yield calls[first:number]
+            first, size = number, len(call.payload)
+    if calls:
+        yield calls[first:]
+
+
+def _new_run(call: Call[Any]) -> NewRun:
+    digest = hashlib.blake2b(call.version.encode() + b"\n" + call.payload, digest_size=16)
+    return NewRun(
+        id=new_run_id(0),
+        workflow=call.workflow,
+        version=call.version,
+        pool=call.options.pool,
+        input=call.payload,
+        reference=call.options.idempotency_key or "",
+        input_hash=digest.hexdigest(),
     )
-    found: list[Handle[R] | AikiError] = []
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, AikiError):
-            raise outcome
-        found.append(outcome)
-    return found
 
 
 # The tutorial's spelling: `aiki.client(…)` makes one.

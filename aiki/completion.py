@@ -13,7 +13,7 @@ from aiki.store.keys import new_token
 
 _logger = logging.getLogger("aiki.client")
 
-POLL = 30.0  # a lost message costs this much at most
+POLL = 30.0  # seconds; a lost message costs this much at most, and a tenth
 
 Outcome = tuple[Status, bytes]
 
@@ -21,11 +21,11 @@ Outcome = tuple[Status, bytes]
 class _Watched:
     """One run, and those here who wait for its end."""
 
-    __slots__ = ("poll", "waiters")
+    __slots__ = ("ask_at", "waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, ask_at: float) -> None:
         self.waiters: list[asyncio.Future[Outcome]] = []
-        self.poll: asyncio.TimerHandle | None = None
+        self.ask_at = ask_at  # by the loop's clock
 
     def fail(self, error: AikiError) -> None:
         """Let everybody who waits hear of an error."""
@@ -45,6 +45,7 @@ class Completions:
         self._subscribing: asyncio.Task[str] | None = None
         self._watched: dict[str, _Watched] = {}
         self._asking: set[asyncio.Task[None]] = set()
+        self._poll: asyncio.TimerHandle | None = None  # one for all: a timer each costs more
         self._is_closed = False
 
     async def wait(self, run_id: str) -> Outcome:
@@ -63,27 +64,27 @@ class Completions:
                     self._store.inbox.subscribe(self._channel, self._on_message, self._ask_all)
                 )
             self._inbox = await asyncio.shield(self._subscribing)
-        watched = self._watched.get(run_id)
-        if watched is None:
-            watched = self._watched[run_id] = _Watched()
         future: asyncio.Future[Outcome] = self._loop.create_future()
+        watched = self._watched.get(run_id)
+        is_first = watched is None
+        if watched is None:
+            watched = self._watched[run_id] = _Watched(self._next_poll())
         watched.waiters.append(future)
         try:
-            if watched.poll is None:
-                self._poll_later(run_id, watched)
+            if is_first:
+                self._poll_later()
                 await self._ask_first(run_id, watched)
             return await future
         finally:
             watched.waiters.remove(future)
-            if not watched.waiters:
-                if watched.poll is not None:
-                    watched.poll.cancel()
-                if self._watched.get(run_id) is watched:
-                    del self._watched[run_id]
+            if not watched.waiters and self._watched.get(run_id) is watched:
+                del self._watched[run_id]
 
     def close(self) -> None:
         """Tell everybody who waits that nothing will come any more."""
         self._is_closed = True
+        if self._poll is not None:
+            self._poll.cancel()
         for watched in self._watched.values():
             watched.fail(_closed())
 
@@ -107,13 +108,22 @@ class Completions:
             if not future.done():
                 future.set_result(outcome)
 
-    def _poll_later(self, run_id: str, watched: _Watched) -> None:
-        pause = POLL * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
-        watched.poll = self._loop.call_later(pause, self._poll, run_id, watched)
+    def _next_poll(self) -> float:
+        return self._loop.time() + POLL * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
 
-    def _poll(self, run_id: str, watched: _Watched) -> None:
-        self._poll_later(run_id, watched)
-        self._ask_soon(run_id)
+    def _poll_later(self) -> None:
+        if self._poll is None:
+            self._poll = self._loop.call_later(POLL / 10, self._poll_all)
+
+    def _poll_all(self) -> None:
+        self._poll = None
+        now = self._loop.time()
+        for run_id, watched in self._watched.items():
+            if watched.ask_at <= now:
+                watched.ask_at = self._next_poll()
+                self._ask_soon(run_id)
+        if self._watched:
+            self._poll_later()
 
     def _ask_all(self) -> None:
         """After a reconnection: what was sent meanwhile is gone."""

@@ -86,6 +86,8 @@ class Handle(Generic[R_co]):
             if not snapshot.status.is_final:
                 raise TimeoutError(f"run {self.id} is {snapshot.status}")
             status, payload = snapshot.status, snapshot.result or snapshot.failure or b""
+        elif limit is None:
+            status, payload = await self._completions.wait(self.id)
         else:
             try:
                 async with asyncio.timeout(limit):

@@ -13,8 +13,6 @@ from aiki.errors import StoreRefused, StoreUnavailable
 from aiki.store import Store, batch, connection
 from aiki.store.batch import Link
 from aiki.store.connection import Address
-from aiki.store.keys import new_run_id
-from aiki.store.runs import NewRun
 from tests.support.peer import OK, Peer, Request
 from tests.support.server import RedisServer
 from tests.support.store import STREAM, TIMEOUT, Scene
@@ -172,10 +170,7 @@ async def test_a_closed_link_keeps_nobody_waiting(own: Scene, own_server: RedisS
 
 
 def starts(scene: Scene, count: int) -> list[asyncio.Task[str]]:
-    runs = (
-        NewRun(new_run_id(0), "orders", "1.0.0", "default", b"{}", "", "") for _ in range(count)
-    )
-    return [asyncio.create_task(scene.store.runs.start(run, timeout=30)) for run in runs]
+    return [asyncio.create_task(scene.start_run()) for _ in range(count)]
 
 
 async def all_started_once(scene: Scene, starting: list[asyncio.Task[str]]) -> None:

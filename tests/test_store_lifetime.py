@@ -12,6 +12,7 @@ from aiki.states import FINAL, Status
 from aiki.store import Store
 from aiki.store.connection import Address
 from aiki.store.keys import new_run_id, new_token, partition_of
+from aiki.store.runs import NewRun
 from aiki.store.timers import BATCH
 from aiki.store.workers import AboutWorker
 from tests.support.audit import audit
@@ -60,6 +61,32 @@ async def test_of_two_starts_with_one_key_and_two_inputs_the_later_is_a_conflict
             await scene.start_run(key="order 7", digest="another")
         assert caught.value.run_id == run_id
     assert await scene.dump() == before
+
+
+async def test_each_start_of_a_batch_gets_the_answer_it_would_get_alone(scene: Scene) -> None:
+    def new(key: str = "", digest: str = "hash") -> NewRun:
+        return NewRun(new_run_id(0), WORKFLOW, "1.0.0", "default", b"{}", key, digest)
+
+    plain, keyed, damaged, last = new(), new("order 7"), new("order 8"), new()
+    await scene.command("SET", f"{scene.base}idem:{WORKFLOW}:order 8", "garbage")
+    batch = [plain, keyed, damaged, new("order 7"), new("order 7", "another"), plain, last]
+    first, winner, refused, same, conflict, again, also = await scene.store.runs.start(
+        batch, timeout=TIMEOUT
+    )
+    assert (first, winner, same, again, also) == (
+        plain.id, keyed.id, keyed.id, plain.id, last.id,
+    )  # fmt: skip
+    assert isinstance(refused, StoreRefused)
+    assert "WRONGTYPE" in str(refused)
+    assert isinstance(conflict, Conflict)
+    assert conflict.run_id == keyed.id
+    assert await scene.entries() == [plain.id, keyed.id, last.id]
+
+    before = await scene.dump()
+    await scene.store.runs.start(batch, timeout=TIMEOUT)
+    assert await scene.dump() == before
+    await scene.command("DEL", f"{scene.base}idem:{WORKFLOW}:order 8")
+    await audit(scene)
 
 
 async def test_a_start_whose_first_copy_lost_the_race_for_its_key_gives_the_winner(

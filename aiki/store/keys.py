@@ -10,12 +10,13 @@ import secrets
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def new_run_id(partition: int) -> str:
     """Make a run id: its partition, then 48 bits of time and 80 random ones, so ids sort by age."""
     number = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
-    digits = (_ALPHABET[number >> shift & 31] for shift in range(125, -5, -5))
+    digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]
     return f"{partition}-{''.join(digits)}"
 
 

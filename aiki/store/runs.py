@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiki.errors import Conflict, DataError, NotFound, StoreRefused
+from aiki.errors import AikiError, Conflict, DataError, NotFound, StoreRefused
 from aiki.records import (
     ClaimedRun,
     DamagedRun,
@@ -23,7 +23,7 @@ from aiki.store.scripts import SCRIPTS
 
 CANCEL_WANTED = 1  # bit of a commit's reply
 
-_START = SCRIPTS["start_run"].sha
+_START = SCRIPTS["start_runs"].sha
 _CLAIM = SCRIPTS["claim_runs"].sha
 _STEP = SCRIPTS["commit_step"].sha
 _ATTEMPT = SCRIPTS["commit_attempt"].sha
@@ -63,33 +63,42 @@ class Runs:
         self._base = base
         self._store_id = store_id
 
-    async def start(self, run: NewRun, *, timeout: float) -> str:
-        """Start a run, or find the one that has its idempotency key; return that run's id.
+    async def start(self, runs: Sequence[NewRun], *, timeout: float) -> list[str | AikiError]:
+        """Start runs, or find those that have their idempotency keys; for each its id, or why not.
+
+        `Conflict` says that the key belongs to a run with another input or version.
 
         Raises:
-            Conflict: the key belongs to a run with another input or version.
             StoreRefused: the store is full, or another one than it was.
             StoreUnavailable: no answer within `timeout`; starting again is safe.
         """
-        command = (
-            "EVALSHA", _START, "1", self._base, self._store_id, run.id, run.workflow, run.version,
-            run.pool, run.input, run.reference, run.input_hash,
-        )  # fmt: skip
-        reply = await self._link.send_within(command, timeout)
+        command: list[str | bytes] = ["EVALSHA", _START, "1", self._base, self._store_id]
+        for run in runs:
+            command += (
+                run.id, run.workflow, run.version, run.pool, run.input, run.reference,
+                run.input_hash,
+            )  # fmt: skip
+        reply = await self._link.send_within(tuple(command), timeout)
         if reply[0] == b"STORE":
             raise StoreRefused(
                 f"{self._link.address.described} is not the store it was when this client "
                 "connected: it was flushed, restored or replaced; connect anew if that is meant"
             )
-        found: str = reply[1].decode()
-        if reply[0] == b"CONFLICT":
-            raise Conflict(
-                f"idempotency key {run.reference!r} of workflow {run.workflow!r} belongs to run "
-                f"{found}, which was started with another input or version; use a new key, or "
-                'on_conflict="return_existing" to get that run',
-                run_id=found,
-            )
-        return found
+        return [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
+
+    def _started(self, run: NewRun, word: bytes, rest: bytes) -> str | AikiError:
+        if word == b"OK":
+            return rest.decode()
+        if word == b"REFUSED":
+            why = rest.decode(errors="replace")
+            return StoreRefused(f"{self._link.address.described}: {why}")
+        found = rest.decode()
+        return Conflict(
+            f"idempotency key {run.reference!r} of workflow {run.workflow!r} belongs to run "
+            f"{found}, which was started with another input or version; use a new key, or "
+            'on_conflict="return_existing" to get that run',
+            run_id=found,
+        )
 
     def claim(
         self,

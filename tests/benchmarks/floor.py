@@ -21,6 +21,7 @@ import hiredis
 
 from aiki import Client, Status
 from aiki.claims import CLAIMED_TOGETHER
+from aiki.client import STARTED_TOGETHER
 from aiki.records import EntryKind, Ownership, ReadyEntry, closed_entry, entry_rest
 from aiki.store.batch import Link
 from aiki.store.connection import Command, pack
@@ -37,6 +38,10 @@ _TIMEOUT = 30.0
 # What stands in the calls until they are made.
 _RUN, _TOKEN, _OWNED, _ENTRY = "<run>", "<token>", "1:<token>", "<entry>"
 _NAMES = {script.sha: script.name for script in SCRIPTS.values()}
+# The scripts that serve many runs at once, and how many arguments are those of one run.
+_OF_MANY = {"start_runs": 7, "claim_runs": 4}
+_AT_ONCE = min(STARTED_TOGETHER, CLAIMED_TOGETHER)
+_DONE = {"start_runs": b"OK", "watch_run": b"WAIT", "claim_runs": b"RUN", "finish_run": b"OK"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +120,10 @@ class Floor:
             if script == "claim_runs":
                 entries = self._read_ready(count)
             made = [_made_out(command, run, names[run], entries[run]) for run in names]
-            if script == "claim_runs":
+            if script in _OF_MANY:
                 made = [
-                    _together(made[n : n + CLAIMED_TOGETHER])
-                    for n in range(0, count, CLAIMED_TOGETHER)
+                    _together(made[n : n + _AT_ONCE], _OF_MANY[script])
+                    for n in range(0, count, _AT_ONCE)
                 ]
             begun = clock()
             replies = self._exchange(made)
@@ -172,13 +177,13 @@ async def _record(client: Client, model: Client, run_id: str, incarnation: str) 
     journal = await model.store.runs.journal(run_id, timeout=_TIMEOUT)
     steps = sorted(journal.items(), key=lambda step: step[1].seq)
     recorder = _Recorder(client)
-    recorder.answers.extend([[b"OK", b""], [b"WAIT"], None, *([0] * len(steps)), b"OK"])
+    recorder.answers.extend([[[b"OK", b""]], [b"WAIT"], None, *([0] * len(steps)), b"OK"])
     runs = Runs(recorder, prefix(client.store.namespace, 0), client.store.store_id)
     stream = f"ready:{run.workflow}/{run.version}/{run.pool}"
     owner = Ownership(_RUN, "1", _OWNED, incarnation)
 
     new = NewRun(_RUN, run.workflow, run.version, run.pool, run.input, "", "0" * 32)
-    await runs.start(new, timeout=_TIMEOUT)
+    await runs.start([new], timeout=_TIMEOUT)
     await runs.watch(_RUN, f"{prefix(client.store.namespace, 0)}inbox:{new_token()}")
     offer = ReadyEntry(stream, _ENTRY, _RUN, "0")
     await runs.claim([offer], [_TOKEN], incarnation, quarantine=False)
@@ -204,21 +209,17 @@ def _made_out(command: Command, run_id: str, token: str, entry: str) -> Command:
     )
 
 
-def _together(claims: Sequence[Command]) -> Command:
-    """Make one call of several claims, of which the run's own part comes last."""
-    first, *others = claims
-    return (*first, *(part for claim in others for part in claim[-_OF_ONE_CLAIM:]))
-
-
-_OF_ONE_CLAIM = 4  # entry, run, epoch and token
-_DONE = {"start_run": b"OK", "watch_run": b"WAIT", "finish_run": b"OK"}
+def _together(calls: Sequence[Command], own: int) -> Command:
+    """Make one call of several, in each of which so many arguments, the last, are a run's own."""
+    first, *others = calls
+    return (*first, *(part for call in others for part in call[-own:]))
 
 
 def _check(script: str, replies: Sequence[Any]) -> None:
     """Refuse to measure calls that did not do what those of a run do."""
-    if script == "claim_runs":
+    if script in _OF_MANY:
         replies = [answer for reply in replies for answer in reply]
-    wanted = _DONE.get(script, b"RUN" if script == "claim_runs" else 0)
+    wanted = _DONE.get(script, 0)
     for reply in replies:
         word: object = cast("list[object]", reply)[0] if isinstance(reply, list) else reply
         if word != wanted:

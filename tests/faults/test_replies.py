@@ -46,7 +46,7 @@ async def test_a_lost_reply_of_any_script_doubles_nothing(
         # What a client sends
         monkeypatch.setenv(VARIABLE, str(site.ledger))
         lay_losses(monkeypatch.setattr)
-        site.traps.set("lose-start_run", "lose-watch_run", "lose-request_cancel")
+        site.traps.set("lose-start_runs", "lose-watch_run", "lose-request_cancel")
         (story,) = await site.complete([await site.start("from a client")])
         assert story.is_undisturbed()
         stuck = await site.start("stuck", charge="gate:never")

@@ -67,17 +67,17 @@ async def opening(scene: Scene) -> list[Argument]:
     return ["another id", "1", "1"]
 
 
-@call("start_run", [b"OK", RUN.encode()])
+@call("start_runs", [[b"OK", RUN.encode()]])
 async def start(scene: Scene) -> list[Argument]:
     return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash"]
 
 
-@call("start_run", [b"OK", RUN.encode()])
+@call("start_runs", [[b"OK", RUN.encode()]])
 async def start_with_key(scene: Scene) -> list[Argument]:
     return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash"]
 
 
-@call("start_run", [b"CONFLICT", RUN.encode()])
+@call("start_runs", [[b"CONFLICT", RUN.encode()]])
 async def start_in_conflict(scene: Scene) -> list[Argument]:
     await scene.start_run(run_id=RUN, key="key")
     return [scene.store.store_id, "0-other", WORKFLOW, VERSION, POOL, b"{}", "key", "other"]

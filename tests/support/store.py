@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiki.errors import StoreRefused
+from aiki.errors import AikiError, StoreRefused
 from aiki.records import (
     ClaimedRun,
     DamagedRun,
@@ -32,7 +32,7 @@ WORKFLOW, VERSION, POOL = "orders", "1.0.0", "default"
 STREAM = f"ready:{WORKFLOW}/{VERSION}/{POOL}"
 ALONE = f"{STREAM}/quarantine"
 LEASE = 60.0
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 
 Dump = dict[str, Any]
 
@@ -67,11 +67,19 @@ class Scene:
         return incarnation
 
     async def start_run(
-        self, *, run_id: str = "", key: str = "", version: str = VERSION, digest: str = "hash"
+        self,
+        *,
+        run_id: str = "",
+        key: str = "",
+        version: str = VERSION,
+        digest: str = "hash",
     ) -> str:
         """Start a run."""
         new = NewRun(run_id or new_run_id(0), WORKFLOW, version, POOL, b'{"order":1}', key, digest)
-        return await self.store.runs.start(new, timeout=TIMEOUT)
+        (started,) = await self.store.runs.start([new], timeout=TIMEOUT)
+        if isinstance(started, AikiError):
+            raise started
+        return started
 
     async def deliver(self, incarnation: str, stream: str = STREAM, count: int = 1000) -> list[Any]:
         """Let a worker read what is ready, without waiting for more."""
