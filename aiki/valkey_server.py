@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import psutil
 
 from aiki.errors import AikiError, ConfigError, StoreRefused, StoreUnavailable
 from aiki.valkey_setup import (
+    ALLOCATOR,
     APPEND_ONLY,
     GUARANTEES,
     LOG,
@@ -196,6 +198,7 @@ def launch(directory: Path, durability: Durability, lock: int) -> Launch:
             stdout=output,
             stderr=output,
             cwd=directory,
+            env={**ALLOCATOR, **os.environ},
             pass_fds=(lock,),
             # Ctrl-C is for the foreground group: the server must outlive the users in it.
             start_new_session=True,
