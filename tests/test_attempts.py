@@ -71,7 +71,7 @@ async def test_the_journal_counts_the_attempts_and_shows_the_last_failure(app: A
     version = workflow("counted").v("1.0.0", exec=reporting(breaks.start))
     handle = await version.start(app.client)
     await app.serve(version)
-    assert await handle.wait_for_completion(10) == "'at last'"
+    assert await handle.wait_for_completion(60) == "'at last'"
     (step,) = await handle.journal()
     assert (step.outcome, step.attempts, step.failure) == ("completed", 3, None)
 
@@ -224,7 +224,7 @@ async def test_the_record_of_such_a_step_says_that_it_was_executed(app: App) -> 
     version = workflow("wrong").v("1.0.0", exec=reporting(wrong.start))
     await app.serve(version)
     handle = await version.start(app.client)
-    assert "wrong 1 aiki.errors.DataError" in await handle.wait_for_completion(10)
+    assert "wrong 1 aiki.errors.DataError" in await handle.wait_for_completion(60)
     (step,) = await handle.journal()
     assert step.failure is not None
     assert "was executed" in step.failure.traceback

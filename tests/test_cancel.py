@@ -270,7 +270,7 @@ async def test_a_run_that_ends_before_it_has_seen_it_completes(site: Site) -> No
     await ended.wait()
     assert await handle.cancel("enough") is Status.RUNNING
     gate.set()
-    assert await handle.wait_for_completion(10) == "a"
+    assert await handle.wait_for_completion(60) == "a"
     assert await handle.cancel("again") is Status.COMPLETED
 
 
@@ -292,7 +292,7 @@ async def test_a_cancel_beside_the_end_of_many_runs_has_one_of_two_ends(site: Si
     await asyncio.gather(*(cancel(handle, 2 * n) for n, handle in enumerate(handles)))
     for handle in handles:
         try:
-            assert await handle.wait_for_completion(10) == "done"
+            assert await handle.wait_for_completion(60) == "done"
             expected = Status.COMPLETED
         except RunCancelled:
             expected = Status.CANCELLED

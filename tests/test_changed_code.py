@@ -106,7 +106,7 @@ async def test_recorded_steps_may_change_places(site: Site) -> None:
 
     handle = await site.begin(three_steps(site))
     await site.go_on(reordered)
-    assert await handle.wait_for_completion(10) == "gateba"
+    assert await handle.wait_for_completion(60) == "gateba"
     assert site.app.ledger.lines() == ["a", "b", "gate", "gate"]
 
 
@@ -117,7 +117,7 @@ async def test_recorded_steps_may_come_to_stand_side_by_side(site: Site) -> None
 
     handle = await site.begin(three_steps(site))
     await site.go_on(parallel)
-    assert await handle.wait_for_completion(10) == "bagate"
+    assert await handle.wait_for_completion(60) == "bagate"
     assert site.app.ledger.lines() == ["a", "b", "gate", "gate"]
 
 
@@ -129,7 +129,7 @@ async def test_what_comes_after_all_recorded_steps_may_be_any_other(site: Site) 
 
     handle = await site.begin(three_steps(site))
     await site.go_on(appended)
-    assert await handle.wait_for_completion(10) == "appended"
+    assert await handle.wait_for_completion(60) == "appended"
     assert site.app.ledger.lines() == ["a", "b", "gate", "c", "d"]
 
 
@@ -139,7 +139,7 @@ async def test_recorded_steps_may_go_where_nothing_new_comes_after(site: Site) -
 
     handle = await site.begin(three_steps(site))
     await site.go_on(shortened)
-    assert await handle.wait_for_completion(10) == "b"
+    assert await handle.wait_for_completion(60) == "b"
     assert site.app.ledger.lines() == ["a", "b", "gate"]
 
 
@@ -156,7 +156,7 @@ async def test_a_new_step_waits_while_another_branch_may_take_what_is_recorded(s
 
     handle = await site.begin(three_steps(site))
     await site.go_on(slower)
-    assert await handle.wait_for_completion(10) == "both"
+    assert await handle.wait_for_completion(60) == "both"
     assert site.app.ledger.lines()[3:] == ["asking for a", "asking for b", "new"]
 
 
@@ -171,7 +171,7 @@ async def test_a_loop_that_stood_still_does_not_make_the_code_another(site: Site
 
     handle = await site.begin(three_steps(site))
     await site.go_on(blocking)
-    assert await handle.wait_for_completion(10) == "new"
+    assert await handle.wait_for_completion(60) == "new"
 
 
 # What is not
@@ -220,7 +220,7 @@ async def test_a_stalled_run_says_so_and_can_be_cancelled(site: Site) -> None:
     assert reason.startswith("The code does not match what is recorded of this run")
     assert await handle.cancel("beyond repair") is Status.CANCELLED
     with pytest.raises(RunCancelled, match="beyond repair"):
-        await handle.wait_for_completion(10)
+        await handle.wait_for_completion(60)
 
 
 async def test_an_abandoned_step_that_is_waited_for_longer_than_before_stalls_the_run(
@@ -266,7 +266,7 @@ async def test_an_abandoned_step_is_waited_for_as_long_as_before_and_then_it_goe
 
     handle = await site.begin(timed)
     await site.go_on(timed)
-    assert await handle.wait_for_completion(10) == "gate"
+    assert await handle.wait_for_completion(60) == "gate"
     assert site.app.ledger.lines() == ["hangs", "late", "gate", "late", "gate"]
 
 

@@ -68,7 +68,7 @@ async def test_a_run_that_waits_leaves_its_slot_to_others_and_comes_back_in_time
     assert "next attempt is due at" in status.reason
     await eventually(lambda: worker.hosted == 0, what="the slot")
     assert await site.app.result(working.bind("meanwhile")) == "meanwhile"
-    assert await handle.wait_for_completion(10) == ["before", "a"]
+    assert await handle.wait_for_completion(60) == ["before", "a"]
     assert time.monotonic() - site.begun["a"] < DELAY + 5
     assert site.app.ledger.lines() == ["before", "a 1", "meanwhile", "a 2"]
 
@@ -104,7 +104,7 @@ async def test_what_a_handler_does_when_it_is_parked_is_heard_by_nobody(site: Si
 
     await site.app.serve(wf, inline_wait=0.01)
     handle = await guarded.start(site.app.client)
-    assert await handle.wait_for_completion(10) == "a"
+    assert await handle.wait_for_completion(60) == "a"
     assert seen == ["parked", "finally", "finally", "after the cleanup"]
     assert site.app.ledger.lines() == ["a 1", "a 2", "cleanup"]
     assert await outcomes(handle) == [("second-time", "completed"), ("work", "completed")]
@@ -130,7 +130,7 @@ async def test_waits_side_by_side_park_until_the_nearest(site: Site) -> None:
     await site.app.serve(wf, inline_wait=0.1)
     handle = await both.start(site.app.client)
     await becomes(handle, Status.AWAITING_RETRY)
-    assert await handle.wait_for_completion(10) == "short"
+    assert await handle.wait_for_completion(60) == "short"
     assert sorted(site.app.ledger.lines()) == ["long 1", "short 1", "short 2"]
     assert await outcomes(handle) == [("second-time", "completed"), ("for-long", "abandoned")]
 
@@ -156,7 +156,7 @@ async def test_a_run_does_not_park_while_another_of_its_steps_executes(site: Sit
     await eventually(lambda: "a 2" in site.app.ledger.lines(), what="the second attempt")
     assert (await handle.status()).status is Status.RUNNING
     let_go.set()
-    await handle.wait_for_completion(10)
+    await handle.wait_for_completion(60)
     assert site.app.ledger.count()["executes"] == 1
 
 
@@ -225,7 +225,7 @@ async def test_a_cancel_that_comes_while_the_run_is_being_parked_is_delivered(si
     await eventually(lambda: site.app.told_owner(handle), what="the notice")
     runs.let_go.set()
     with pytest.raises(RunCancelled, match="enough"):
-        await handle.wait_for_completion(10)
+        await handle.wait_for_completion(60)
     assert runs.answers == [b"STAY"]
     assert site.app.ledger.lines() == ["cleanup"]
 
@@ -250,7 +250,7 @@ async def test_a_handler_that_ends_while_its_run_is_being_parked_ends_the_run(si
     # Until what it was parked for is due, so that the store answers that it is to stay
     await eventually(lambda: time.monotonic() - site.begun["left"] > DELAY + 0.05, what="the time")
     runs.let_go.set()
-    assert await handle.wait_for_completion(10) == "ended"
+    assert await handle.wait_for_completion(60) == "ended"
     assert runs.answers == [b"STAY"]
     assert await outcomes(handle) == [("second-time", "abandoned")]
     assert site.app.ledger.lines() == ["left 1"], "nothing begins once the handler has ended"
@@ -281,5 +281,5 @@ async def test_a_worker_that_stops_while_a_run_is_being_parked_hands_it_back(
     assert (await handle.status()).status is Status.QUEUED
     assert "hands" not in caplog.text, "it was handed back in time"
     await site.app.serve(wf)
-    assert await handle.wait_for_completion(10) == "a"
+    assert await handle.wait_for_completion(60) == "a"
     assert site.app.ledger.lines() == ["a 1", "a 2"]

@@ -76,7 +76,7 @@ async def count_writes(app: App, program: Program) -> int:
 
 
 async def check_end(program: Program, handle: Handle[str]) -> None:
-    result = await handle.wait_for_completion(20)
+    result = await handle.wait_for_completion(60)
     assert (await handle.status()).status is Status.COMPLETED
     if program.expected is not None:
         assert result == program.expected

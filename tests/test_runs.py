@@ -62,7 +62,7 @@ async def refusing_v1(run: Run, number: int) -> int:
 async def test_a_started_run_is_executed_and_its_result_has_the_handlers_type(app: App) -> None:
     await app.serve(doubling)
     handle = await doubling_v2.start(app.client, 21)
-    assert await handle.wait_for_completion(10) == [42, 42]
+    assert await handle.wait_for_completion(60) == [42, 42]
     assert (await handle.status()).status is Status.COMPLETED
 
 
@@ -72,7 +72,7 @@ async def test_many_are_started_at_once_and_each_answers_for_itself(app: App) ->
     calls = [*(doubling_v1.bind(n) for n in range(50)), keyed.bind(1), keyed.bind(2)]
     found = await start_many(app.client, calls)
     handles = [handle for handle in found if not isinstance(handle, AikiError)]
-    results = await asyncio.gather(*(handle.wait_for_completion(10) for handle in handles))
+    results = await asyncio.gather(*(handle.wait_for_completion(60) for handle in handles))
     assert results[:50] == [2 * n for n in range(50)]
     assert len({handle.id for handle in handles}) == 51
     assert [type(error) for error in found if isinstance(error, AikiError)] == [Conflict]
@@ -92,7 +92,7 @@ async def test_the_same_key_and_input_give_the_same_run_also_when_it_is_over(app
     first = await keyed.start(app.client, 1)
     assert (await keyed.start(app.client, 1)).id == first.id
     await app.serve(doubling)
-    assert await first.wait_for_completion(10) == 2
+    assert await first.wait_for_completion(60) == 2
     assert (await keyed.start(app.client, 1)).id == first.id
 
 
@@ -112,7 +112,7 @@ async def test_the_same_key_with_other_input_gives_the_existing_run_where_that_i
     second = await keyed.start(app.client, 2)
     await app.serve(doubling)
     assert second.id == first.id
-    assert await second.wait_for_completion(10) == 2
+    assert await second.wait_for_completion(60) == 2
 
 
 async def test_a_hundred_starts_at_once_with_one_key_make_one_run(app: App) -> None:
@@ -146,7 +146,7 @@ async def test_a_wait_that_is_too_short_leaves_the_run_as_it_is(app: App) -> Non
     with pytest.raises(TimeoutError, match="not over within"):
         await handle.wait_for_completion(0.01)
     await app.serve(doubling)
-    assert await handle.wait_for_completion(10) == 2
+    assert await handle.wait_for_completion(60) == 2
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), True, "1"])
@@ -159,7 +159,7 @@ async def test_a_time_that_is_none_is_refused(app: App, timeout: float) -> None:
 async def test_all_who_wait_hear_the_same_end(app: App) -> None:
     handle = await refusing_v1.start(app.client, 7)
     other = (await app.connect()).handle(handle.id)
-    waits = [asyncio.create_task(each.wait_for_completion(10)) for each in (handle, handle, other)]
+    waits = [asyncio.create_task(each.wait_for_completion(60)) for each in (handle, handle, other)]
     await app.serve(refusing)
     ends = await asyncio.gather(*waits, return_exceptions=True)
     why = "aiki.errors.TaskFailed: task 'refuse' failed after 1 attempt: ValueError: no 7"
@@ -170,7 +170,7 @@ async def test_all_who_wait_hear_the_same_end(app: App) -> None:
 async def test_one_who_gives_up_waiting_does_not_disturb_another(app: App) -> None:
     handle = await doubling_v1.start(app.client, 1)
     impatient = asyncio.create_task(handle.wait_for_completion())
-    patient = asyncio.create_task(handle.wait_for_completion(10))
+    patient = asyncio.create_task(handle.wait_for_completion(60))
     await eventually(lambda: watchers(app.client, handle.id), what="the watch")
     impatient.cancel()
     await asyncio.wait([impatient])
@@ -181,7 +181,7 @@ async def test_one_who_gives_up_waiting_does_not_disturb_another(app: App) -> No
 async def test_a_wait_survives_the_loss_of_its_connections(app: App) -> None:
     waiting = await app.connect()
     handle = await doubling_v1.start(waiting, 1)
-    result = asyncio.create_task(handle.wait_for_completion(20))
+    result = asyncio.create_task(handle.wait_for_completion(60))
     await eventually(lambda: watchers(waiting, handle.id), what="the watch")
 
     inbox = waiting.store.inbox
@@ -212,7 +212,7 @@ async def test_a_wait_survives_that_its_message_is_lost(
     monkeypatch.setattr("aiki.completion.POLL", 0.1)
     waiting = await app.connect()
     handle = await doubling_v1.start(waiting, 1)
-    result = asyncio.create_task(handle.wait_for_completion(20))
+    result = asyncio.create_task(handle.wait_for_completion(60))
     await eventually(lambda: watchers(waiting, handle.id), what="the watch")
     key = f"aiki:{waiting.store.namespace}:{{0}}:run:{handle.id}"
     await app.client.store.link.send(("HDEL", key, "watchers"))
@@ -228,7 +228,7 @@ async def test_a_run_is_found_by_its_id_and_its_result_is_plain_json(app: App) -
     await app.serve(doubling)
     started = await doubling_v2.start(app.client, 4)
     handle = app.client.handle(started.id)
-    assert await handle.wait_for_completion(10) == [8, 8]
+    assert await handle.wait_for_completion(60) == [8, 8]
     journal = await handle.journal()
     assert [step.result for step in journal] == [8, 8]
     assert [step.key.rpartition("#")[2] for step in journal] == ["0", "1"]
@@ -259,7 +259,7 @@ async def test_a_failed_step_is_in_the_journal_with_its_failure(app: App) -> Non
     await app.serve(refusing)
     handle = await refusing_v1.start(app.client, 3)
     with pytest.raises(RunFailed):
-        await handle.wait_for_completion(10)
+        await handle.wait_for_completion(60)
     (step,) = await handle.journal()
     assert step.failure is not None
     assert (step.outcome, step.attempts, step.failure.type) == ("failed", 1, "ValueError")
@@ -273,7 +273,7 @@ async def test_cancelling_a_run_that_was_never_claimed_ends_it_at_once(app: App)
     handle = await doubling_v1.start(app.client, 1)
     assert await handle.cancel("changed my mind") is Status.CANCELLED
     with pytest.raises(RunCancelled, match="changed my mind") as cancelled:
-        await handle.wait_for_completion(10)
+        await handle.wait_for_completion(60)
     assert cancelled.value.reason == "changed my mind"
     await app.serve(doubling)
     assert await app.result(doubling_v1.bind(2)) == 4
@@ -285,15 +285,15 @@ async def test_cancelling_twice_keeps_the_first_reason(app: App) -> None:
     assert await handle.cancel("first") is Status.CANCELLED
     assert await handle.cancel("second") is Status.CANCELLED
     with pytest.raises(RunCancelled, match="first"):
-        await handle.wait_for_completion(10)
+        await handle.wait_for_completion(60)
 
 
 async def test_cancelling_a_run_that_is_over_changes_nothing(app: App) -> None:
     await app.serve(doubling)
     handle = await doubling_v1.start(app.client, 1)
-    await handle.wait_for_completion(10)
+    await handle.wait_for_completion(60)
     assert await handle.cancel("too late") is Status.COMPLETED
-    assert await handle.wait_for_completion(10) == 2
+    assert await handle.wait_for_completion(60) == 2
 
 
 async def watchers(client: Client, run_id: str) -> bool:

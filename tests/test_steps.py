@@ -73,7 +73,7 @@ async def test_both_kinds_see_the_context_variables_that_the_handler_has_set(app
 
     await app.serve(wf)
     handle = await reading.start(app.client)
-    assert await handle.wait_for_completion(10) == [handle.id] * 3
+    assert await handle.wait_for_completion(60) == [handle.id] * 3
     assert request.get() == "none"
 
 
@@ -101,7 +101,7 @@ async def test_the_key_of_a_step_is_the_same_in_each_attempt_and_in_each_life(ap
     await eventually(lambda: handle.id in runs.dead, what="the death of the owner")
     await app.end(victim)
     await app.serve(wf)
-    assert await handle.wait_for_completion(10) == 10
+    assert await handle.wait_for_completion(60) == 10
     attempts = [line.split() for line in app.ledger.lines()]
     assert [attempt for attempt, _, _ in attempts] == ["1", "2", "2", "3", "1", "2", "3"]
     assert {run_id for _, run_id, _ in attempts} == {handle.id}
@@ -170,7 +170,7 @@ async def test_nothing_is_stored_as_null_and_is_still_a_result(app: App) -> None
 
     await app.serve(wf)
     handle = await silent.start(app.client)
-    assert await handle.wait_for_completion(10) is None  # type: ignore[func-returns-value]
+    assert await handle.wait_for_completion(60) is None  # type: ignore[func-returns-value]
     assert [step.result for step in await handle.journal()] == [None, None]
     assert app.ledger.lines() == ["once"]
 
@@ -240,7 +240,7 @@ async def test_of_two_equal_calls_of_a_once_task_the_second_goes_on_where_the_fi
 
     await app.serve(wf)
     handle = await looking.start(app.client)
-    assert await handle.wait_for_completion(10) == "a"
+    assert await handle.wait_for_completion(60) == "a"
     assert await outcomes(handle) == [("slow-once", "abandoned"), ("slow-once", "completed")]
     assert app.ledger.lines() == ["a", "a"]
 
@@ -272,7 +272,7 @@ async def test_the_loggers_say_whose_they_are_and_a_replay_does_not_repeat_them(
     await app.serve(wf)
     handle = await speaking.start(app.client)
     with caplog.at_level(logging.INFO):
-        await handle.wait_for_completion(10)
+        await handle.wait_for_completion(60)
     said = [record for record in caplog.records if record.name in ("aiki.run", "aiki.task")]
     spoken = [record.getMessage().removeprefix(f"[{handle.id}] ") for record in said]
     assert spoken == [

@@ -143,7 +143,7 @@ def eat(name):
         (victim,) = whose(found, "start big")
         await found.says(rf"pid {victim}\) is to be replaced: it uses ")
         found.release("big")
-        await handle.wait_for_completion(timeout=20)
+        await handle.wait_for_completion(timeout=60)
         assert whose(found, "end big") == [victim]
         await found.says(rf"pid {victim}\) ended with exit code 0")
         assert victim not in {worker.pid for worker in await found.has_workers(2)}
@@ -162,7 +162,7 @@ async def test_a_sigterm_to_one_worker_replaces_it(tmp_path: Path) -> None:
         os.kill(victim, signal.SIGTERM)
         await found.says(rf"pid {victim}\) is to be replaced")
         found.release("a")
-        await handle.wait_for_completion(timeout=20)
+        await handle.wait_for_completion(timeout=60)
         await found.says(rf"pid {victim}\) ended with exit code 0")
         await found.has_workers(2)
         assert len(whose(found, "start a")) == 1
@@ -205,7 +205,7 @@ async def test_the_workers_of_a_lost_host_are_found_by_any_other_supervisor(tmp_
             await found.says("lost its lease", 20.0)
             # The one that has woken may do what it was doing, but nothing of it is recorded.
             found.release("a")
-            assert await handle.wait_for_completion(timeout=20) != victim
+            assert await handle.wait_for_completion(timeout=60) != victim
             assert len(whose(found, "quick a")) == 1
             # What has woken serves again.
             await completes(found, await started(found, client, "b"), "b")

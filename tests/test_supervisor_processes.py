@@ -59,7 +59,7 @@ async def test_a_drain_lets_the_running_step_be_recorded_and_hands_the_run_back(
         assert await found.ends() == Exit.ENDED
     with supervised(tmp_path) as found:
         async with found.client() as client:
-            await client.handle(handle.id).wait_for_completion(timeout=30)
+            await client.handle(handle.id).wait_for_completion(timeout=60)
             assert len(whose(found, "start a")) == len(whose(found, "end a")) == 1
 
 
@@ -118,7 +118,7 @@ async def test_the_workers_of_a_killed_supervisor_drain_and_end(tmp_path: Path) 
     await found.leaves_nothing()
     with supervised(tmp_path) as found:
         async with found.client() as client:
-            await client.handle(handle.id).wait_for_completion(timeout=30)
+            await client.handle(handle.id).wait_for_completion(timeout=60)
 
 
 async def test_a_worker_that_hangs_does_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ async def test_reloads_leave_no_descriptor_and_no_process_behind(tmp_path: Path)
         for _ in range(3):
             old = found.workers()
             found.send(signal.SIGHUP)
-            await gone(old, 20.0)
+            await gone(old)
             await found.has_workers(2)
         now = (supervisor.num_fds(), len(supervisor.children()))
         assert now == before
@@ -116,7 +116,7 @@ async def test_a_script_serves_workflows_of_its_main_module_and_of_closures(tmp_
         await found.serves()
         async with found.client() as client:
             inner = await start(client, "inner", name="hello")
-            assert await inner.wait_for_completion(timeout=20) == "hello!"
+            assert await inner.wait_for_completion(timeout=60) == "hello!"
             await completes(found, await started(found, client, "a"), "a")
         found.send(signal.SIGTERM)
         assert await found.ends() == 0

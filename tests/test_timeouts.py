@@ -74,7 +74,7 @@ async def test_a_task_in_a_thread_that_takes_too_long_is_left_and_the_worker_say
     handle = await version.start(app.client)
     with caplog.at_level(logging.WARNING):
         expected = "stuck 1 aiki.step.ThreadLeft task 'stuck' did not end within 0.05 s"
-        assert await handle.wait_for_completion(10) == expected
+        assert await handle.wait_for_completion(60) == expected
     await asyncio.wait_for(worker.needs_recycling.wait(), 5)
     assert "thread of task 'stuck'" in worker.recycle_reason
     assert "wants to be replaced" in caplog.text
@@ -128,6 +128,6 @@ async def test_a_task_that_is_cancelled_before_it_has_a_thread_is_never_executed
 
     await app.serve(wf, max_concurrent_workflow_runs=1)
     handle = await crowd.start(app.client)
-    await handle.wait_for_completion(10)
+    await handle.wait_for_completion(60)
     assert app.ledger.lines() == ["holds", "waits 1"]
     assert ("waits", "abandoned") in await outcomes(handle)

@@ -19,7 +19,7 @@ async def test_an_order_is_processed_step_by_step(
 ) -> None:
     await app.serve(order_workflow, id="order-worker-1", max_concurrent_workflow_runs=10)
     handle = await order_workflow_v1.start(app.client, ORDER)
-    receipt = await handle.wait_for_completion(timeout=10)
+    receipt = await handle.wait_for_completion(timeout=60)
     assert isinstance(receipt, Receipt)
     assert receipt.success
     assert await outcomes(handle) == [
@@ -41,7 +41,7 @@ async def test_an_empty_order_fails_with_the_reason_that_its_task_gave(app: App)
     await app.serve(order_workflow)
     handle = await order_workflow_v1.start(app.client, Order([], 0, "customer@example.com"))
     with pytest.raises(RunFailed, match="ValueError: Order must have items") as failed:
-        await handle.wait_for_completion(timeout=10)
+        await handle.wait_for_completion(timeout=60)
     cause = failed.value.failure.cause
     assert cause is not None
     assert (cause.type, cause.message) == ("ValueError", "Order must have items")
@@ -80,7 +80,7 @@ async def test_an_order_that_was_submitted_twice_is_processed_once(app: App) -> 
     start = order_workflow_v1.with_options(idempotency_key="order-123")
     first, second = await start.start(app.client, ORDER), await start.start(app.client, ORDER)
     assert first.id == second.id
-    assert await first.wait_for_completion(10) == await second.wait_for_completion(10)
+    assert await first.wait_for_completion(60) == await second.wait_for_completion(10)
 
 
 async def test_the_whole_tutorial_is_one_script(

@@ -113,7 +113,7 @@ async def test_it_executes_as_many_runs_at_once_as_it_has_slots(site: Site) -> N
         for name in begun:
             site.gate(name).set()
         for name in begun:
-            await handles[int(name)].wait_for_completion(10)
+            await handles[int(name)].wait_for_completion(60)
     assert site.most_at_once == 3
 
 
@@ -128,7 +128,7 @@ async def test_two_workers_share_the_runs_and_none_is_executed_twice(site: Site)
     await site.has(*(f"begin {name}" for name in names))
     for name in names:
         site.gate(name).set()
-    assert [await handle.wait_for_completion(10) for handle in handles] == names
+    assert [await handle.wait_for_completion(60) for handle in handles] == names
     assert set(site.app.ledger.count().values()) == {1}
 
 
@@ -145,8 +145,8 @@ async def test_it_leaves_what_it_does_not_serve(site: Site) -> None:
     for name in "ab":
         site.gate(name).set()
     await site.app.serve(site.wf, client=await site.app.connect(), pools=["default", "gpu"])
-    assert await waits.wait_for_completion(10) == "a"
-    assert await pool.wait_for_completion(10) == "b"
+    assert await waits.wait_for_completion(60) == "a"
+    assert await pool.wait_for_completion(60) == "b"
 
 
 async def test_paused_it_claims_nothing_and_goes_on_with_what_it_has(site: Site) -> None:
@@ -156,12 +156,12 @@ async def test_paused_it_claims_nothing_and_goes_on_with_what_it_has(site: Site)
     worker.pause()
     second = await site.v1.start(site.app.client, "b")
     site.gate("a").set()
-    assert await first.wait_for_completion(10) == "a"
+    assert await first.wait_for_completion(60) == "a"
     assert (await second.status()).status is Status.QUEUED
     assert worker.report()["paused"] is True
     worker.unpause()
     site.gate("b").set()
-    assert await second.wait_for_completion(10) == "b"
+    assert await second.wait_for_completion(60) == "b"
 
 
 async def test_it_reports_what_its_runs_wait_for(site: Site) -> None:
@@ -175,7 +175,7 @@ async def test_it_reports_what_its_runs_wait_for(site: Site) -> None:
     assert step["state"] == "executing"
     assert step["step"].startswith("gated:")
     site.gate("a").set()
-    await handle.wait_for_completion(10)
+    await handle.wait_for_completion(60)
 
 
 async def test_a_run_that_it_owns_and_does_not_host_is_given_back(
@@ -194,7 +194,7 @@ async def test_a_run_that_it_owns_and_does_not_host_is_given_back(
         )
     assert f"released run {handle.id}" in caplog.text
     site.gate("a").set()
-    assert await handle.wait_for_completion(10) == "a"
+    assert await handle.wait_for_completion(60) == "a"
 
 
 # How it stops
@@ -229,8 +229,8 @@ async def test_a_drain_lets_steps_be_recorded_and_hands_the_others_back_at_once(
     assert await outcomes(executing) == [("gated", "completed")]
     assert "after a" not in site.app.ledger.lines(), "no step starts in a drain"
     await site.app.serve(site.wf, waiting_v1)
-    assert await executing.wait_for_completion(10) == "a"
-    assert await waiting.wait_for_completion(10) == "retried"
+    assert await executing.wait_for_completion(60) == "a"
+    assert await waiting.wait_for_completion(60) == "retried"
     assert set(site.app.ledger.count().values()) == {1}
 
 
@@ -245,7 +245,7 @@ async def test_what_outlasts_the_grace_is_executed_again_elsewhere(
     assert "hands 1 runs back whose steps did not end within 0.05 s" in caplog.text
     site.gate("a").set()
     await site.app.serve(site.wf, client=await site.app.connect())
-    assert await handle.wait_for_completion(10) == "a"
+    assert await handle.wait_for_completion(60) == "a"
     assert site.app.ledger.count()["begin a"] == 2
     (step, _) = await handle.journal()
     assert step.attempts == 1, "nothing is charged"
@@ -270,7 +270,7 @@ async def test_a_run_claimed_in_the_moment_of_the_stop_is_handed_back_too(site: 
         site.gate(str(n)).set()
     await site.app.serve(site.wf)
     for n, handle in enumerate(handles):
-        assert await handle.wait_for_completion(10) == str(n)
+        assert await handle.wait_for_completion(60) == str(n)
 
 
 async def test_a_stopped_worker_can_start_again_under_another_name(site: Site) -> None:
@@ -334,8 +334,8 @@ async def test_keyboard_interrupt_stops_the_worker_and_charges_nothing(site: Sit
             await worker.stop()
         interrupts.clear()
         await site.app.serve(version)
-        assert await handle.wait_for_completion(10) == [1]
-        assert await later.wait_for_completion(10) == [1]
+        assert await handle.wait_for_completion(60) == [1]
+        assert await later.wait_for_completion(60) == [1]
 
 
 async def test_a_failure_in_the_background_is_logged_at_once_and_raised_by_stop(

@@ -87,7 +87,7 @@ class Site:
         return self.client.typed_handle(run, order_v1.result)
 
     async def under_way(
-        self, handle: Handle[Receipt], step: str, times: int = 1, deadline: float = 20.0
+        self, handle: Handle[Receipt], step: str, times: int = 1, deadline: float = 60.0
     ) -> list[int]:
         """Wait until a step was begun so often, and give the processes that did, in order."""
 
@@ -99,7 +99,7 @@ class Site:
         return await eventually(begun, deadline, f"start {times} of {step} of {handle.id}")
 
     async def comes_to_be(
-        self, handle: Handle[Receipt], status: Status, deadline: float = 45.0
+        self, handle: Handle[Receipt], status: Status, deadline: float = 60.0
     ) -> None:
         """Wait until a run has this status."""
 
@@ -109,7 +109,7 @@ class Site:
         await eventually(arrived, deadline, f"run {handle.id} is {status}")
 
     async def complete(
-        self, handles: Iterable[Handle[Receipt]], *, within: float = 30.0
+        self, handles: Iterable[Handle[Receipt]], *, within: float = 60.0
     ) -> list[Story]:
         """Wait for the end of runs, and check what must hold for each, whatever has happened."""
         handles = list(handles)
@@ -121,13 +121,13 @@ class Site:
             for handle, receipt in zip(handles, receipts, strict=True)
         ]
 
-    async def is_alive(self, count: int = 10, within: float = 10.0) -> None:
+    async def is_alive(self, count: int = 10, within: float = 30.0) -> None:
         """See new orders through, each step once: the store and the workers are well again."""
         stories = await self.complete(await self.start_many(count, "afterwards"), within=within)
         assert [story for story in stories if not story.is_undisturbed()] == []
 
     async def is_consistent(
-        self, *, workers: int, tidy: bool = False, deadline: float = 15.0
+        self, *, workers: int, tidy: bool = False, deadline: float = 60.0
     ) -> None:
         """Wait until so many workers hold a lease and nothing is wrong with the store.
 
@@ -196,7 +196,7 @@ def kill(*pids: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
-async def has_ended(*processes: psutil.Process, deadline: float = 10.0) -> None:
+async def has_ended(*processes: psutil.Process, deadline: float = 30.0) -> None:
     """Wait until these processes are no more."""
     await eventually(lambda: not any(p.is_running() for p in processes), deadline, "their end")
 

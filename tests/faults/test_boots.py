@@ -79,7 +79,7 @@ async def test_definitions_of_a_notebook_are_served(tmp_path: Path) -> None:
         await found.serves()
         async with found.client() as client:
             handle = await start(client, "shouting", word="hello")
-            assert await handle.wait_for_completion(timeout=20) == "hello!True"
+            assert await handle.wait_for_completion(timeout=60) == "hello!True"
         found.send(signal.SIGTERM)
         assert await found.ends() == 0
 

@@ -21,7 +21,7 @@ CLEANUP = "restore"
 
 async def outcome(handle: Handle[Receipt]) -> Receipt | str:
     try:
-        return await handle.wait_for_completion(timeout=20)
+        return await handle.wait_for_completion(timeout=60)
     except RunCancelled as cancelled:
         return cancelled.reason
 

@@ -58,7 +58,7 @@ async def test_a_quarantined_run_of_a_workflow_it_does_not_serve_keeps_no_worker
     await app.serve(ours)
     await asyncio.sleep(0.6)  # in which it would turn to the quarantine
     handle = await ours_v1.start(app.client, "a")
-    assert await handle.wait_for_completion(timeout=5) == handle.id
+    assert await handle.wait_for_completion(timeout=60) == handle.id
 
 
 async def test_a_quarantined_run_is_taken_alone_and_then_the_others_again(app: App) -> None:
@@ -66,13 +66,13 @@ async def test_a_quarantined_run_is_taken_alone_and_then_the_others_again(app: A
     suspect = await ours_v1.start(app.client, "suspect")
     await put_in_quarantine(app, suspect, "ours")
     serving = await app.serve(ours)
-    await eventually(lambda: "begun suspect" in gates, 5.0, "the quarantined run")
+    await eventually(lambda: "begun suspect" in gates, 30.0, "the quarantined run")
     other = await ours_v1.start(app.client, "other")
     await asyncio.sleep(0.3)  # in which a worker that is not alone would take it
     assert serving.hosted == 1
     gates["suspect"].set()
-    assert await suspect.wait_for_completion(timeout=5) == suspect.id
-    assert await other.wait_for_completion(timeout=5) == other.id
+    assert await suspect.wait_for_completion(timeout=60) == suspect.id
+    assert await other.wait_for_completion(timeout=60) == other.id
 
 
 async def test_a_quarantined_run_that_takes_long_occupies_one_worker_alone(app: App) -> None:
@@ -81,9 +81,9 @@ async def test_a_quarantined_run_that_takes_long_occupies_one_worker_alone(app: 
     await put_in_quarantine(app, suspect, "ours")
     await app.serve(ours)
     await app.serve(ours)
-    await eventually(lambda: "begun suspect" in gates, 5.0, "the quarantined run")
+    await eventually(lambda: "begun suspect" in gates, 30.0, "the quarantined run")
     others = [await ours_v1.start(app.client, f"n{number}") for number in range(5)]
     for other in others:
-        assert await other.wait_for_completion(timeout=5) == other.id
+        assert await other.wait_for_completion(timeout=60) == other.id
     gates["suspect"].set()
-    assert await suspect.wait_for_completion(timeout=5) == suspect.id
+    assert await suspect.wait_for_completion(timeout=60) == suspect.id

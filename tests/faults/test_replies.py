@@ -40,7 +40,7 @@ async def test_a_lost_reply_of_any_script_doubles_nothing(
         await site.under_way(cancelled, "charge")
         await cancelled.cancel("no longer wanted")
         with pytest.raises(RunCancelled):
-            await cancelled.wait_for_completion(timeout=10)
+            await cancelled.wait_for_completion(timeout=60)
         begun = [effect.task for effect in site.effects(cancelled.id) if effect.phase == "start"]
         assert begun == ["validate", "charge", "restore"]
         # What a client sends

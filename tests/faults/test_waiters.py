@@ -36,7 +36,7 @@ async def test_a_waiter_hears_of_the_end_when_the_one_who_asked_has_given_up(
     handle = await hello_v1.start(app.client)
     first = asyncio.create_task(handle.wait_for_completion())
     await asked.wait()
-    second = asyncio.create_task(handle.wait_for_completion(timeout=5))
+    second = asyncio.create_task(handle.wait_for_completion(timeout=60))
     await asyncio.sleep(0)
     # When the first gives up
     monkeypatch.setattr(Runs, "watch", watch)
@@ -48,7 +48,7 @@ async def test_a_waiter_hears_of_the_end_when_the_one_who_asked_has_given_up(
 
 async def test_all_who_wait_for_a_run_that_does_not_exist_are_told(app: App) -> None:
     handle = app.client.handle(new_run_id(0))
-    waits = [handle.wait_for_completion(timeout=5) for _ in range(3)]
+    waits = [handle.wait_for_completion(timeout=60) for _ in range(3)]
     outcomes = await asyncio.gather(*waits, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [NotFound] * 3
 
@@ -56,7 +56,7 @@ async def test_all_who_wait_for_a_run_that_does_not_exist_are_told(app: App) -> 
 async def test_all_who_wait_when_the_client_is_closed_are_told(app: App) -> None:
     client: Client = await app.connect()
     handle = await hello_v1.start(client)
-    waits = [asyncio.create_task(handle.wait_for_completion(timeout=5)) for _ in range(3)]
+    waits = [asyncio.create_task(handle.wait_for_completion(timeout=60)) for _ in range(3)]
     await asyncio.sleep(0.1)
     await client.aclose()
     outcomes = await asyncio.gather(*waits, return_exceptions=True)

@@ -60,7 +60,7 @@ class Site:
     async def ends(self, handle: Handle[Any], reason: str = "enough") -> list[tuple[str, str]]:
         """Check that the run ends as cancelled, and give what is recorded."""
         with pytest.raises(RunCancelled) as cancelled:
-            await handle.wait_for_completion(10)
+            await handle.wait_for_completion(60)
         assert cancelled.value.reason == reason
         assert (await handle.status()).status is Status.CANCELLED
         return await outcomes(handle)

@@ -14,6 +14,7 @@ import psutil
 
 from aiki.client import Client
 from aiki.handle import Handle
+from tests.support.embedded_users import is_running
 from tests.support.supervised import Supervised, start
 from tests.support.waiting import eventually
 
@@ -111,17 +112,15 @@ def kill(*pids: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-async def gone(processes: list[psutil.Process], deadline: float = 10.0) -> None:
+async def gone(processes: list[psutil.Process], deadline: float = 30.0) -> None:
     """Wait until none of these processes lives."""
-
-    def living() -> list[psutil.Process]:
-        return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-    await eventually(lambda: not living(), deadline, "their end")
+    await eventually(
+        lambda: not any(is_running(process.pid) for process in processes), deadline, "their end"
+    )
 
 
 async def completes(found: Supervised, handle: Handle[object], name: str) -> None:
     """Open the gate, wait for the run, and see that its recorded step was executed once."""
     found.release(name)
-    await handle.wait_for_completion(timeout=20)
+    await handle.wait_for_completion(timeout=60)
     assert len(whose(found, f"quick {name}")) == 1
