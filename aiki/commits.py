@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from aiki.errors import AikiError, LimitExceeded
+from aiki.errors import DataError, LimitExceeded
 from aiki.journal import Journal
 from aiki.operation import Host, Operation
 from aiki.records import ClaimedRun, EntryKind, closed_entry, entry_rest
@@ -13,6 +13,7 @@ from aiki.rounds import Rounds, Turn
 from aiki.step import StepSpec
 
 MAX_RUN_BYTES = 16 * 1024 * 1024
+_EXECUTED = "the task was executed, and is not executed again for this"
 
 
 class Commits:
@@ -32,14 +33,16 @@ class Commits:
         """Give what a task returned as it is stored, and as it is read again."""
         try:
             payload, value = spec.result.encode(value)
-            if self._journal.size + len(payload) > MAX_RUN_BYTES:
-                raise LimitExceeded(
-                    f"run {self._owner.run_id} would hold more than {MAX_RUN_BYTES >> 20} MiB of "
-                    "results; store large data elsewhere and return where it is"
-                )
-        except AikiError as refused:
-            refused.add_note("The task was executed, and is not executed again for this.")
-            raise
+        except DataError as refused:
+            message = f"{refused.message}; {_EXECUTED}"
+            raise DataError(message, path=refused.path) from refused.__cause__
+        except LimitExceeded as refused:
+            raise LimitExceeded(f"{refused}; {_EXECUTED}") from None
+        if self._journal.size + len(payload) > MAX_RUN_BYTES:
+            raise LimitExceeded(
+                f"run {self._owner.run_id} would hold more than {MAX_RUN_BYTES >> 20} MiB of "
+                f"results; store large data elsewhere and return where it is; {_EXECUTED}"
+            )
         return payload, value
 
     def server_now(self) -> int:
@@ -56,7 +59,6 @@ class Commits:
         payload: bytes,
     ) -> int | bytes:
         """Record how a step ended whose first attempt began at `begun`, by the loop's clock."""
-        self._journal.length += operation.entry is None
         self._journal.size += len(payload)
         entry = self._entry(turn.seq, kind, attempt, begun, payload)
         return await self._runs.commit_step(self._owner, operation.key, entry)

@@ -156,16 +156,20 @@ class Execution:
         result, error = None, None
         try:
             result = await handler()
-        except GeneratorExit:
-            raise
         except KeyboardInterrupt as caught:
             self._host.interrupt(caught)
             self.steering.ask(Steer.RELEASE)
             return
-        except BaseException as caught:  # noqa: BLE001 - whatever it is, it is the run's outcome
-            error = caught
+        except BaseException as caught:
+            if self._is_closing(caught, self._handler):
+                raise
+            error = caught  # whatever it is, it is the run's outcome
         if not self._closed:
             self.steering.ask(Steer.ENDED, (result, error))
+
+    def _is_closing(self, error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+        """Tell a GeneratorExit that ends a coroutine from one that its own code raised."""
+        return isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not task
 
     async def _step(
         self, spec: StepSpec, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -242,10 +246,10 @@ class Execution:
                 if operation.is_cancelled:
                     raise asyncio.CancelledError  # noqa: TRY301 - the task caught it
                 payload, value = self._commits.encoded(spec, value)
-            except GeneratorExit:
-                raise
-            except BaseException as caught:  # noqa: BLE001 - any of them is a failed attempt
-                error = caught
+            except BaseException as caught:
+                if self._is_closing(caught, operation.task):
+                    raise
+                error = caught  # whatever it is, it is a failed attempt
             else:
                 await self._commit(operation, EntryKind.RESULT, attempt, begun, payload)
                 return value

@@ -21,7 +21,8 @@ from aiki.store.workers import Heart
 _logger = logging.getLogger("aiki.worker")
 
 # Leases go on running out while a machine sleeps, and so must the clock that they are held against.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+# Windows has neither; there is no worker, but a client imports this too.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 0))
 LAG = 1.0  # seconds without an answer from the loop before it is reported
 
 

@@ -24,7 +24,7 @@ class Journal:
         self._cancel_at = cancel_at
         self._asked: dict[str, int] = {}
         self._met_new = False
-        self.length = len(entries)
+        self._taken = 0
         self.size = sum(len(entry.payload) for entry in entries.values())
 
     @property
@@ -54,11 +54,14 @@ class Journal:
         self._asked[address] = number + 1
         key = f"{address}#{number}"
         entry = self._untaken.pop(key, None)
+        self._taken += 1
         if entry is None:
             self._met_new = True
-            if self.length >= MAX_ENTRIES:
+            # Counted as they are asked for, not as they are recorded: a replay repeats that, and
+            # steps that are under way at once are as many.
+            if self._taken > MAX_ENTRIES:
                 raise LimitExceeded(
-                    f"the run has {MAX_ENTRIES} recorded steps, the most a run may have; split "
+                    f"the run has asked for {MAX_ENTRIES} steps, the most a run may have; split "
                     "the work over several runs"
                 )
         return key, entry

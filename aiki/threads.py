@@ -102,7 +102,8 @@ class Threads:
 def _settle(future: asyncio.Future[Any], outcome: Any, error: BaseException | None) -> None:
     if future.done():
         return
-    if isinstance(error, StopIteration):
+    if isinstance(error, (StopIteration, GeneratorExit)):
+        # Neither can be thrown into a coroutine that waits: each means that one ends.
         error = RuntimeError(f"the task raised {error!r}")
     if error is None:
         future.set_result(outcome)

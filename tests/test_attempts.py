@@ -27,7 +27,6 @@ from tests.support.app import App
 from tests.support.one_step import reporting, told
 from tests.support.waiting import eventually
 
-functional = pytest.mark.usefixtures("mode")
 
 
 def breaking(app: App, *errors: BaseException, retry: RetryPolicy) -> Any:
@@ -44,7 +43,6 @@ def breaking(app: App, *errors: BaseException, retry: RetryPolicy) -> Any:
     return breaks
 
 
-@functional
 @pytest.mark.parametrize(
     ("retry", "attempts"),
     [
@@ -65,7 +63,6 @@ async def test_each_policy_gives_up_when_it_says(
     assert app.ledger.lines() == [str(n) for n in range(1, attempts + 1)]
 
 
-@functional
 async def test_the_journal_counts_the_attempts_and_shows_the_last_failure(app: App) -> None:
     breaks = breaking(app, ValueError("first"), ValueError("second"), retry=fixed(3, 0))
     version = workflow("counted").v("1.0.0", exec=reporting(breaks.start))
@@ -93,16 +90,18 @@ async def test_a_step_that_is_tried_again_says_why_and_when(app: App) -> None:
     assert 3590 < (step.due - step.recorded).total_seconds() < 3610
 
 
-@functional
 async def test_a_task_may_say_that_it_is_hopeless_or_when_to_try_again(app: App) -> None:
     breaks = breaking(app, RetryAfter(0.01), NonRetryable("hopeless"), retry=fixed(9, 3600))
     assert await told(app, breaks.start) == "breaks 2 aiki.errors.NonRetryable hopeless"
 
 
-@functional
 @pytest.mark.parametrize(
-    "error", [SystemExit(3), asyncio.CancelledError("mine"), BaseException("bare"), StopIteration()]
-)
+    "error",
+    [
+        SystemExit(3), asyncio.CancelledError("mine"), BaseException("bare"), StopIteration(),
+        GeneratorExit(),
+    ],
+)  # fmt: skip
 async def test_whatever_a_task_raises_is_a_failed_attempt(app: App, error: BaseException) -> None:
     @task(retry=fixed(2, 0))
     def in_thread() -> str:
@@ -121,7 +120,17 @@ async def test_whatever_a_task_raises_is_a_failed_attempt(app: App, error: BaseE
         assert await told(app, both) == "'at lastwell'"
 
 
-@functional
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), asyncio.CancelledError("mine"), BaseException("bare"), GeneratorExit()]
+)
+async def test_whatever_a_handler_raises_fails_its_run(app: App, error: BaseException) -> None:
+    async def handler(_: Run) -> str:
+        raise error
+
+    with pytest.raises(RunFailed, match=type(error).__name__):
+        await told(app, handler)
+
+
 async def test_an_exception_that_cannot_be_described_is_recorded_all_the_same(app: App) -> None:
     class Broken(Exception):
         def __init__(self, *, needed: int) -> None:
@@ -134,7 +143,6 @@ async def test_an_exception_that_cannot_be_described_is_recorded_all_the_same(ap
     assert "Broken is broken)" in await told(app, breaks.start)
 
 
-@functional
 async def test_a_handler_sees_the_same_failure_the_first_time_and_on_each_replay(
     app: App,
 ) -> None:
@@ -170,7 +178,6 @@ async def test_a_handler_sees_the_same_failure_the_first_time_and_on_each_replay
     assert (cause, attempts) == ("KeyError", 1)
 
 
-@functional
 async def test_an_uncaught_failure_fails_the_run_and_names_the_task(app: App) -> None:
     breaks = breaking(app, ValueError("broken"), retry=never())
     wf = workflow("uncaught")
@@ -191,7 +198,6 @@ async def test_an_uncaught_failure_fails_the_run_and_names_the_task(app: App) ->
 # What cannot be stored
 
 
-@functional
 @pytest.mark.parametrize("kind", ["socket", "coroutine", "generator", "float"])
 async def test_a_result_that_cannot_be_stored_fails_the_step_and_is_not_tried_again(
     app: App, kind: str
@@ -227,10 +233,9 @@ async def test_the_record_of_such_a_step_says_that_it_was_executed(app: App) -> 
     assert "wrong 1 aiki.errors.DataError" in await handle.wait_for_completion(60)
     (step,) = await handle.journal()
     assert step.failure is not None
-    assert "was executed" in step.failure.traceback
+    assert "the task was executed, and is not executed again" in step.failure.message
 
 
-@functional
 async def test_a_run_whose_result_is_not_what_it_says_fails_after_its_steps(app: App) -> None:
     @task(retry=fixed(3, 0))
     async def works() -> None:
@@ -271,7 +276,6 @@ async def test_input_that_cannot_be_stored_is_refused_in_the_handler_and_nothing
     assert app.ledger.lines() == []
 
 
-@functional
 async def test_endless_recursion_is_a_failure_like_any_other(app: App) -> None:
     def deeper(level: int) -> int:
         return deeper(level + 1) + 1

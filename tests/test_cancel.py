@@ -11,7 +11,6 @@ from tests.support.cancels import Site
 from tests.support.deaths import MortalRuns
 from tests.support.waiting import eventually
 
-functional = pytest.mark.usefixtures("mode")
 both_kinds = pytest.mark.parametrize("kind", ["on the loop", "in a thread"])
 
 
@@ -20,7 +19,6 @@ def site(app: App) -> Site:
     return Site(app)
 
 
-@functional
 @both_kinds
 async def test_a_handler_meets_it_where_it_waits_and_its_cleanup_is_recorded(
     site: Site, kind: str
@@ -67,7 +65,6 @@ async def test_no_step_starts_after_it_was_seen_but_those_that_clean_up(site: Si
     assert site.app.ledger.lines() == ["a", "cleanup"]
 
 
-@functional
 async def test_a_step_that_waits_to_be_tried_again_is_where_it_is_met(site: Site) -> None:
     async def handler(run: Run) -> None:
         try:
@@ -82,7 +79,6 @@ async def test_a_step_that_waits_to_be_tried_again_is_where_it_is_met(site: Site
     assert site.app.ledger.lines() == ["a", "cleanup"]
 
 
-@functional
 async def test_a_parked_run_is_woken_and_meets_it_at_its_wait(site: Site) -> None:
     async def handler(run: Run) -> None:
         await site.work.start(run, "a")
@@ -115,7 +111,6 @@ async def test_a_run_whose_version_nobody_serves_any_more_ends_at_once(site: Sit
     assert await site.ends(handle) == []
 
 
-@functional
 @pytest.mark.parametrize("death", range(6))
 async def test_a_replay_meets_it_at_the_same_point(site: Site, death: int) -> None:
     """The owner dies after so many writes: before, at and after the point, and in the cleanup."""
@@ -162,7 +157,6 @@ async def test_a_replay_meets_it_at_the_same_point(site: Site, death: int) -> No
         assert "b" not in site.app.ledger.lines()[sum(done.values()) :], "it was recorded as met"
 
 
-@functional
 async def test_a_gather_and_a_group_pass_it_on_to_all_their_members(site: Site) -> None:
     async def member(run: Run, label: str) -> None:
         try:
@@ -189,7 +183,6 @@ async def test_a_gather_and_a_group_pass_it_on_to_all_their_members(site: Site) 
     }
 
 
-@functional
 async def test_a_cleanup_in_a_group_that_is_failing_already_meets_it_too(site: Site) -> None:
     """Such a group waits for its members, and passes no cancellation on to them."""
 
@@ -217,7 +210,6 @@ async def test_a_cleanup_in_a_group_that_is_failing_already_meets_it_too(site: S
     ]
 
 
-@functional
 async def test_a_cleanup_may_fail_and_be_tried_again_while_the_run_is_parked(site: Site) -> None:
     @task(retry=fixed(3, 0.05))
     async def refund() -> None:
@@ -237,7 +229,6 @@ async def test_a_cleanup_may_fail_and_be_tried_again_while_the_run_is_parked(sit
     assert site.app.ledger.lines()[-3:] == ["refund 1", "refund 2", "refund 3"]
 
 
-@functional
 async def test_a_cleanup_that_fails_for_good_leaves_the_run_cancelled(site: Site) -> None:
     @task
     async def refund() -> None:

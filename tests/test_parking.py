@@ -46,7 +46,6 @@ def site(app: App) -> Site:
     return Site(app)
 
 
-@pytest.mark.usefixtures("mode")
 async def test_a_run_that_waits_leaves_its_slot_to_others_and_comes_back_in_time(
     site: Site,
 ) -> None:
@@ -110,7 +109,6 @@ async def test_what_a_handler_does_when_it_is_parked_is_heard_by_nobody(site: Si
     assert await outcomes(handle) == [("second-time", "completed"), ("work", "completed")]
 
 
-@pytest.mark.usefixtures("mode")
 async def test_waits_side_by_side_park_until_the_nearest(site: Site) -> None:
     @task(retry=fixed(2, 3600))
     async def for_long(label: str) -> str:

@@ -17,7 +17,6 @@ from aiki import (
 )
 from tests.support.app import App
 
-functional = pytest.mark.usefixtures("mode")
 
 
 @task
@@ -25,7 +24,6 @@ def nothing() -> None:
     return None
 
 
-@functional
 async def test_two_different_tasks_of_one_name_in_one_run_are_refused_with_both_places(
     app: App,
 ) -> None:
@@ -50,7 +48,6 @@ async def test_two_different_tasks_of_one_name_in_one_run_are_refused_with_both_
         await app.result(names.bind())
 
 
-@functional
 async def test_a_task_cannot_start_another_task(app: App) -> None:
     @task
     async def outer() -> None:
@@ -116,6 +113,29 @@ async def test_a_run_of_too_many_steps_is_told_so_and_can_still_end(
 
     await app.serve(wf)
     assert await app.result(many.bind()) == 5
+
+
+async def test_steps_under_way_at_once_and_abandoned_ones_count_as_well(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiki.journal.MAX_ENTRIES", 5)
+    wf = workflow("wide")
+
+    @task
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    @wf.v("1.0.0")
+    async def wide(run: Run) -> list[str]:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await endless.start(run)
+        steps = (nothing.start(run) for _ in range(7))
+        found = await asyncio.gather(*steps, return_exceptions=True)
+        return [type(each).__name__ for each in found]
+
+    await app.serve(wf)
+    assert await app.result(wide.bind()) == ["NoneType"] * 4 + ["LimitExceeded"] * 3
 
 
 async def test_a_run_whose_results_are_too_large_fails_at_the_step_that_was_too_much(

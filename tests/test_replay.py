@@ -12,7 +12,6 @@ named = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program
 
 
 @named
-@pytest.mark.usefixtures("mode")
 async def test_a_program_comes_to_what_it_comes_to_and_executes_each_step_once(
     app: App, program: Program
 ) -> None:

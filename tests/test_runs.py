@@ -58,7 +58,6 @@ async def refusing_v1(run: Run, number: int) -> int:
     return await refuse.start(run, number)
 
 
-@pytest.mark.usefixtures("mode")
 async def test_a_started_run_is_executed_and_its_result_has_the_handlers_type(app: App) -> None:
     await app.serve(doubling)
     handle = await doubling_v2.start(app.client, 21)
@@ -223,7 +222,6 @@ async def test_a_wait_survives_that_its_message_is_lost(
 # Handles
 
 
-@pytest.mark.usefixtures("mode")
 async def test_a_run_is_found_by_its_id_and_its_result_is_plain_json(app: App) -> None:
     await app.serve(doubling)
     started = await doubling_v2.start(app.client, 4)

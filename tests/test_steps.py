@@ -13,7 +13,6 @@ from tests.support.app import App, outcomes
 from tests.support.deaths import MortalRuns
 from tests.support.waiting import eventually
 
-functional = pytest.mark.usefixtures("mode")
 request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
 
 
@@ -28,7 +27,6 @@ def nothing() -> None:
     return None
 
 
-@functional
 async def test_tasks_of_both_kinds_run_where_they_may_block_or_not(app: App) -> None:
     threads: dict[str, str] = {}
 
@@ -54,7 +52,6 @@ async def test_tasks_of_both_kinds_run_where_they_may_block_or_not(app: App) -> 
     assert threads["on_the_loop"] == threading.current_thread().name
 
 
-@functional
 async def test_both_kinds_see_the_context_variables_that_the_handler_has_set(app: App) -> None:
     @task
     def blocking() -> str:
@@ -77,7 +74,6 @@ async def test_both_kinds_see_the_context_variables_that_the_handler_has_set(app
     assert request.get() == "none"
 
 
-@functional
 async def test_the_key_of_a_step_is_the_same_in_each_attempt_and_in_each_life(app: App) -> None:
     @task(retry=fixed(3, 0))
     def charge(amount: int) -> int:
@@ -110,7 +106,6 @@ async def test_the_key_of_a_step_is_the_same_in_each_attempt_and_in_each_life(ap
     assert keys[0] != keys[4], "an equal step is another step"
 
 
-@functional
 async def test_results_come_back_as_their_annotation_says_the_first_time_already(app: App) -> None:
     @task
     async def corner(point: Point) -> Point:
@@ -135,7 +130,6 @@ async def test_results_come_back_as_their_annotation_says_the_first_time_already
     assert await app.result(types.bind(Point(3, 4))) == (Point(4, 3), [(1, "a")])
 
 
-@functional
 async def test_a_task_cannot_change_what_the_handler_holds(app: App) -> None:
     @task
     async def grow(items: list[int]) -> list[int]:
@@ -155,7 +149,6 @@ async def test_a_task_cannot_change_what_the_handler_holds(app: App) -> None:
     assert await app.result(copies.bind()) == [[], [1, 2]]
 
 
-@functional
 async def test_nothing_is_stored_as_null_and_is_still_a_result(app: App) -> None:
     @task
     async def note(text: str) -> None:
@@ -175,7 +168,6 @@ async def test_nothing_is_stored_as_null_and_is_still_a_result(app: App) -> None
     assert app.ledger.lines() == ["once"]
 
 
-@functional
 async def test_a_task_with_once_is_executed_once_for_each_input(app: App) -> None:
     @task(once=True)
     async def look_up(name: str) -> int:
@@ -195,7 +187,6 @@ async def test_a_task_with_once_is_executed_once_for_each_input(app: App) -> Non
     assert app.ledger.lines() == ["a", "b"]
 
 
-@functional
 async def test_a_task_with_once_that_fails_fails_again_without_being_executed(app: App) -> None:
     @task(once=True)
     async def breaks(name: str) -> int:
@@ -216,7 +207,6 @@ async def test_a_task_with_once_that_fails_fails_again_without_being_executed(ap
     assert app.ledger.lines() == ["a"]
 
 
-@functional
 async def test_of_two_equal_calls_of_a_once_task_the_second_goes_on_where_the_first_is_cancelled(
     app: App,
 ) -> None:

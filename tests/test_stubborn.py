@@ -10,7 +10,6 @@ from tests.support.app import App
 from tests.support.cancels import Site
 from tests.support.waiting import eventually
 
-functional = pytest.mark.usefixtures("mode")
 
 
 @pytest.fixture
@@ -59,7 +58,6 @@ async def test_a_handler_that_never_ends_has_its_worker_replaced(site: Site) -> 
     is_over.set()
 
 
-@functional
 async def test_a_handler_that_swallows_it_is_cancelled_all_the_same(site: Site) -> None:
     async def handler(run: Run) -> str:
         with suppress(asyncio.CancelledError):
@@ -71,7 +69,6 @@ async def test_a_handler_that_swallows_it_is_cancelled_all_the_same(site: Site) 
     assert await site.ends(handle) == [("hangs", "abandoned"), ("work", "completed")]
 
 
-@functional
 async def test_a_task_that_swallows_it_does_not_keep_it_from_the_handler(site: Site) -> None:
     @task
     async def stubborn() -> str:

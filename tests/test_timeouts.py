@@ -11,10 +11,8 @@ from tests.support.app import App, outcomes
 from tests.support.one_step import reporting, told
 from tests.support.waiting import eventually
 
-functional = pytest.mark.usefixtures("mode")
 
 
-@functional
 async def test_a_task_on_the_loop_that_takes_too_long_is_cancelled_and_tried_again(
     app: App,
 ) -> None:
@@ -32,7 +30,6 @@ async def test_a_task_on_the_loop_that_takes_too_long_is_cancelled_and_tried_aga
     assert app.ledger.lines() == ["cancelled"]
 
 
-@functional
 async def test_a_time_out_is_a_failure_of_its_own_type_and_a_tasks_own_is_not(app: App) -> None:
     @task(timeout=0.05)
     async def slow() -> None:

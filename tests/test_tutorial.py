@@ -13,7 +13,6 @@ from tests.support.app import App, outcomes
 ORDER = Order([Item("item-1", 2), Item("item-2", 1)], 99.99, "customer@example.com")
 
 
-@pytest.mark.usefixtures("mode")
 async def test_an_order_is_processed_step_by_step(
     app: App, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -36,7 +35,6 @@ async def test_an_order_is_processed_step_by_step(
     ]
 
 
-@pytest.mark.usefixtures("mode")
 async def test_an_empty_order_fails_with_the_reason_that_its_task_gave(app: App) -> None:
     await app.serve(order_workflow)
     handle = await order_workflow_v1.start(app.client, Order([], 0, "customer@example.com"))
@@ -48,7 +46,6 @@ async def test_an_empty_order_fails_with_the_reason_that_its_task_gave(app: App)
     assert await outcomes(handle) == [("validate-order", "failed")]
 
 
-@pytest.mark.usefixtures("mode")
 async def test_the_long_form_makes_the_same_and_only_the_payment_is_tried_again(app: App) -> None:
     def validate(items: list[Item], total: float) -> float:
         app.ledger.note("validate")

@@ -111,8 +111,26 @@ async def outcomes(handle: Handle[Any]) -> list[tuple[str, str]]:
     return [(step.task, step.outcome) for step in await handle.journal()]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Execute each test that has an application in both modes, unless it says why it cannot."""
+    if "mode" in metafunc.fixturenames:
+        plain_only = metafunc.definition.get_closest_marker("plain_only")
+        if plain_only is None:
+            metafunc.parametrize("mode", ["plain", "suspend"], indirect=True)
+        elif not plain_only.args:
+            raise pytest.UsageError(f"{metafunc.definition.nodeid}: plain_only takes a reason")
+
+
 @pytest.fixture
-async def app(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[App]:
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Execute plainly, or handing the run back after each commit, to be replayed every time."""
+    mode: str = getattr(request, "param", "plain")
+    monkeypatch.setenv(SUSPEND_ALWAYS, "1" if mode == "suspend" else "0")
+    return mode
+
+
+@pytest.fixture
+async def app(redis_server: RedisServer, tmp_path: Path, mode: str) -> AsyncIterator[App]:
     """Make an application on a namespace that nobody else uses."""
     app = App(redis_server.url, secrets.token_hex(6), tmp_path)
     try:
@@ -120,11 +138,3 @@ async def app(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[App]:
         yield app
     finally:
         await app.close()
-
-
-@pytest.fixture(params=["plain", "suspend"])
-def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Execute plainly, and handing the run back after each commit, to be replayed every time."""
-    mode: str = request.param
-    monkeypatch.setenv(SUSPEND_ALWAYS, "1" if mode == "suspend" else "0")
-    return mode
