@@ -145,8 +145,11 @@ class Completions:
             _logger.debug("run %s: %s; the next poll asks again", run_id, error)
 
     def _on_message(self, message: bytes) -> None:
-        run_id, status, outcome = message.split(b" ", 2)
-        self._over(run_id.decode(), (Status(status.decode()), outcome))
+        run_id, status, *outcome = message.split(b" ", 2)
+        if outcome:
+            self._over(run_id.decode(), (Status(status.decode()), outcome[0]))
+        else:
+            self._ask_soon(run_id.decode())
 
 
 def _closed() -> StoreUnavailable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -152,8 +153,13 @@ def moment(milliseconds: int) -> datetime:
 
 def why(snapshot: RunSnapshot) -> str:
     """Say in words why a run is where it is."""
-    if snapshot.status is Status.STALLED:
-        return snapshot.reason
+    if snapshot.status is Status.STALLED:  # each death in it begins with the server's time
+        return re.sub(
+            r"^\d{13}\b",
+            lambda time: moment(int(time[0])).isoformat(timespec="seconds"),
+            snapshot.reason,
+            flags=re.MULTILINE,
+        )
     if snapshot.status is Status.AWAITING_RETRY and snapshot.wake is not None:
         return f"its next attempt is due at {moment(snapshot.wake).isoformat()}"
     if snapshot.status is Status.QUEUED:

@@ -1,6 +1,7 @@
 """Starting, following and finding runs from outside."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from aiki import (
     workflow,
 )
 from aiki.client import Client
+from aiki.completion import Completions
 from aiki.store.connection import Address, Wire
 from tests.support.app import App, becomes, outcomes
 from tests.support.waiting import eventually
@@ -217,6 +219,34 @@ async def test_a_wait_survives_that_its_message_is_lost(
     await app.client.store.link.send(("HDEL", key, "watchers"))
     await app.serve(doubling)
     assert await result == 2
+
+
+async def test_a_long_result_is_fetched_and_not_sent_with_the_message(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[bytes] = []
+    on_message = Completions._on_message
+
+    def note(self: Completions, message: bytes) -> None:
+        messages.append(message)
+        on_message(self, message)
+
+    monkeypatch.setattr(Completions, "_on_message", note)
+    wf = workflow("long")
+
+    @wf.v("1.0.0")
+    async def long(_: Run, length: int) -> str:
+        return "x" * length
+
+    handles = [await long.start(app.client, length) for length in (10, 100_000)]
+    results = [asyncio.create_task(handle.wait_for_completion(60)) for handle in handles]
+    for handle in handles:
+        await eventually(partial(watchers, app.client, handle.id), what="the watch")
+    await app.serve(wf)
+    assert [len(await result) for result in results] == [10, 100_000]
+    assert sorted(message.split(b" ", 1)[1] for message in messages) == [
+        b"completed", b'completed "xxxxxxxxxx"',
+    ]  # fmt: skip
 
 
 # Handles
