@@ -7,7 +7,6 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 from aiki.errors import AikiError, StoreRefused
@@ -17,8 +16,7 @@ from aiki.store.keys import new_token
 
 _logger = logging.getLogger("aiki.worker")
 
-# By one script, whose reply holds the journals of all of them.
-CLAIMED_TOGETHER = 32
+CLAIMED_TOGETHER = 32  # runs, by one script
 
 
 class Claims:
@@ -86,8 +84,8 @@ class Claims:
     async def _claim(self, entries: Sequence[ReadyEntry]) -> None:
         runs = self._store.runs
         asked: list[tuple[list[ReadyEntry], list[str], asyncio.Future[Any]]] = []
-        for _, of_stream in groupby(entries, key=attrgetter("stream")):
-            left = list(of_stream)
+        for _, alike in groupby(entries, key=_kind):
+            left = list(alike)
             while left:
                 some, left = left[:CLAIMED_TOGETHER], left[CLAIMED_TOGETHER:]
                 tokens = [new_token() for _ in some]
@@ -121,3 +119,11 @@ class Claims:
         elif answer == b"DEAD":
             self._is_dead = True
             self._on_dead("DEAD")
+
+
+def _kind(entry: ReadyEntry) -> tuple[str, str]:
+    """Tell the entries apart that cannot be claimed together: one stream, and no long replies.
+
+    A run that had an owner before may have a journal of many megabytes, and is claimed alone.
+    """
+    return entry.stream, "" if entry.epoch == "0" else entry.entry

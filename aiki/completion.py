@@ -103,7 +103,7 @@ class Completions:
             self._over(run_id, outcome)
 
     def _over(self, run_id: str, outcome: Outcome) -> None:
-        watched = self._watched.get(run_id)
+        watched = self._watched.pop(run_id, None)  # whoever comes from now on asks anew
         for future in watched.waiters if watched is not None else ():
             if not future.done():
                 future.set_result(outcome)
@@ -139,8 +139,8 @@ class Completions:
         try:
             await self._ask(run_id)
         except NotFound as gone:
-            if run_id in self._watched:
-                self._watched[run_id].fail(gone)
+            if (watched := self._watched.pop(run_id, None)) is not None:
+                watched.fail(gone)
         except AikiError as error:
             _logger.debug("run %s: %s; the next poll asks again", run_id, error)
 

@@ -208,13 +208,13 @@ class Execution:
             operation.state = State.ABANDONED
             replay.watch()
             await self._operations.until_cancelled()
+        if entry.kind is EntryKind.ABANDONED:
+            operation.state = State.POINT
+            self._delivering = self._loop.create_task(self._give_cancel(operation, turn))
+            await self._operations.until_cancelled()
         operation.state = State.REPLAYING
         if await self._rounds.come(turn, is_final=True):
             self._operations.cancel_again(operation)
-        if entry.kind is EntryKind.ABANDONED:
-            operation.state = State.POINT
-            await self._raise_cancel()
-            raise asyncio.CancelledError
         try:
             if entry.kind is EntryKind.RESULT:
                 return operation.spec.result.decode(entry.payload)
@@ -440,17 +440,19 @@ class Execution:
         if self._host.suspend_always:
             self._delivering = None
             await self._suspended()
-        await self._rounds.come(turn, is_final=True)
-        await self._raise_cancel()
-        if operation in self._operations and not operation.is_cancelled:
-            operation.task.cancel()
+        await self._give_cancel(operation, turn)
 
-    async def _raise_cancel(self) -> None:
-        """Cancel the handler; return when it is the turn of the step where that met it.
+    async def _give_cancel(self, operation: Operation, turn: Turn) -> None:
+        """Cancel the handler, and the step where that meets it; return in the step's turn.
 
-        The handler may pass it on to there or not: a TaskGroup that is failing already does not.
+        The handler may pass it on to there or not: a `shield` does not. And a time-out may have
+        cancelled the step while the point was written, in one life and not in another. Cancelled
+        by us in any case, it ends in all of them by a cancellation that is not the time-out's.
         """
+        await self._rounds.come(turn, is_final=True)
         self.cancel_delivered = True
+        if operation in self._operations and operation.task is not self._handler:
+            operation.task.cancel()
         if self._handler is not None and not self._closed:
             self._handler.cancel("the run was cancelled")
             self._loop.call_later(self._host.cancel_grace, self._check_cancelled)

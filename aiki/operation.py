@@ -161,6 +161,10 @@ class Operations:
         """Wait until the run is left, whatever the handler cancels meanwhile."""
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - a coroutine of a handler runs in a task
+        if self.is_closed:
+            # Nobody looks after it any more. The pause is for who swallows this, again and again.
+            await asyncio.sleep(0.01)
+            raise asyncio.CancelledError
         self._stuck.add(task)
         try:
             while True:

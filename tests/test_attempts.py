@@ -28,7 +28,6 @@ from tests.support.one_step import reporting, told
 from tests.support.waiting import eventually
 
 
-
 def breaking(app: App, *errors: BaseException, retry: RetryPolicy) -> Any:
     """Make a task that raises these one after the other, then returns."""
 

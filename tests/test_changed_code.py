@@ -157,7 +157,7 @@ async def test_a_new_step_waits_while_another_branch_may_take_what_is_recorded(s
     handle = await site.begin(three_steps(site))
     await site.go_on(slower)
     assert await handle.wait_for_completion(60) == "both"
-    assert site.app.ledger.lines()[3:] == ["asking for a", "asking for b", "new"]
+    assert site.app.ledger.lines()[3:6] == ["asking for a", "asking for b", "new"]
 
 
 async def test_a_loop_that_stood_still_does_not_make_the_code_another(site: Site) -> None:
@@ -267,7 +267,8 @@ async def test_an_abandoned_step_is_waited_for_as_long_as_before_and_then_it_goe
     handle = await site.begin(timed)
     await site.go_on(timed)
     assert await handle.wait_for_completion(60) == "gate"
-    assert site.app.ledger.lines() == ["hangs", "late", "gate", "late", "gate"]
+    assert site.app.ledger.lines()[:5] == ["hangs", "late", "gate", "late", "gate"]
+    assert site.app.ledger.count()["hangs"] == 1
 
 
 # Recorded data that no longer fits

@@ -1,6 +1,7 @@
 """The examples as their readers run them: as modules, each in a process of its own."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from aiki.supervisor.exits import Exit
 from tests.support.supervised import ROOT, Supervised
 from tests.support.waiting import eventually
 
+AIKI = ("-m", "aiki.cli")
 DEMO = ("-m", "examples.demo")
 # The demo with a part of it that fails, as `python -c` in front of its main function.
 BROKEN = "import sys, examples.demo as demo; {}; sys.exit(demo.main())"
@@ -54,6 +57,28 @@ def test_the_tutorial_processes_an_order_in_one_process(directory: Path) -> None
     assert lines[2:4] == ["Updating inventory for item-1", "Updating inventory for item-2"]
     assert re.match(r"Sending confirmation to customer@example.com for order order-", lines[4])
     assert re.match(r"Order processed: Receipt\(success=True, order_id='order-", lines[5])
+
+
+async def test_a_supervisor_processes_the_orders_of_the_tutorial(directory: Path) -> None:
+    order = {
+        "items": [{"id": "item-1", "quantity": 2}],
+        "total": 99.99,
+        "email": "customer@example.com",
+    }
+    module = "examples.order_processing"
+    with Supervised(directory, module, "--workers", "1") as found:
+        await found.serves()
+        assert "aiki serves order-processing 1.0.0: 1 worker of 200 slots" in found.output()
+        sent = ("--input", json.dumps({"order": order}), "--wait")
+        code, told = await asyncio.to_thread(
+            run, directory, *AIKI, "start", "order-processing", *sent
+        )
+        assert code == 0, told
+        receipt = json.loads(told[told.index("{") :])
+        assert receipt["success"]
+        assert f"Processing payment for {receipt['order_id']}: $99.99" in found.output()
+        found.send(signal.SIGTERM)
+        assert await found.ends() == Exit.ENDED
 
 
 def test_the_demo_kills_a_worker_and_shows_that_nothing_is_lost(directory: Path) -> None:

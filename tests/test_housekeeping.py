@@ -20,6 +20,8 @@ from tests.support.audit import audit
 from tests.support.store import STREAM, WORKFLOW, Scene
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.plain_only("no run is executed here")
+
 LEASE = 0.6
 BEAT = 0.1
 SOON = 0.05
@@ -56,8 +58,10 @@ async def kept_by(app: App, housekeeper: str) -> AsyncIterator[None]:
     """Have a library worker keep house, or a supervisor, in this process."""
     if housekeeper == "a library worker":
         worker = await app.serve(idle_v1, lease=LEASE, heartbeat=BEAT)
-        yield
-        await app.end(worker)
+        try:
+            yield
+        finally:
+            await app.end(worker)
         return
     retention = KEEPS[housekeeper] * DAY
     settings = Settings(
@@ -66,33 +70,33 @@ async def kept_by(app: App, housekeeper: str) -> AsyncIterator[None]:
     duties = Duties(settings, on_quarantine=lambda _: None)
     await duties.open()
     attending = asyncio.create_task(duties.attend())
-    yield
-    attending.cancel()
-    await asyncio.wait([attending])
-    await duties.close()
+    try:
+        yield
+    finally:
+        attending.cancel()
+        await asyncio.wait([attending])
+        await duties.close()
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Runs that need somebody who keeps house."""
+    """Two runs that need somebody who keeps house."""
 
-    unclaimed: str
-    """Was read by a worker that never claimed it."""
     lost: str
-    """Is queued, and its ready entry is gone."""
+    """The one that is queued and whose ready entry is gone."""
     entries: dict[str, str]
-    """The ready entry that each of them had."""
+    """The ready entries that they had. The other one's was read by a worker that never claimed."""
 
     @classmethod
     async def made(cls, scene: Scene) -> Self:
-        """Have such runs."""
+        """Have two such runs."""
         unclaimed = await scene.start_run()
         read = await scene.deliver_one(await scene.register())
         assert read.run_id == unclaimed
         lost = await scene.start_run()
         entry = (await scene.record(lost))["entry"]
         assert await scene.command("XDEL", scene.base + STREAM, entry) == 1
-        return cls(unclaimed, lost, {unclaimed: read.entry, lost: entry})
+        return cls(lost, {unclaimed: read.entry, lost: entry})
 
     async def is_over(self, scene: Scene) -> None:
         """Wait until any worker would be given both runs."""

@@ -42,6 +42,12 @@ class Site:
 
         self.v1 = workflow("gated").v("1.0.0", exec=handler)
 
+    def was_left_before_it_was_begun_again(self) -> None:
+        """Check that the run was executed twice, one after the other, and its second step once."""
+        lines = self.app.ledger.lines()
+        assert lines[:3] == ["begin", "left", "begin"]
+        assert [line for line in lines if line != "left"] == ["begin", "begin", "after 2"]
+
 
 @pytest.fixture
 def site(app: App) -> Site:
@@ -85,7 +91,7 @@ async def test_a_worker_that_lost_its_lease_drops_its_runs_and_lives_again(
     assert [each.incarnation for each in await site.app.client.store.workers.list()] == [
         worker.incarnation
     ]
-    assert site.app.ledger.lines() == ["begin", "left", "begin", "after 2", "left"]
+    site.was_left_before_it_was_begun_again()
 
 
 async def test_an_older_actor_of_a_run_ends_before_a_newer_one_begins(site: Site) -> None:
@@ -96,10 +102,11 @@ async def test_an_older_actor_of_a_run_ends_before_a_newer_one_begins(site: Site
     snapshot = await site.app.client.store.runs.snapshot(handle.id, timeout=10)
     await site.app.client.store.runs.release(handle.id, str(snapshot.epoch), worker.incarnation)
     assert await handle.wait_for_completion(60) == 2
-    assert site.app.ledger.lines() == ["begin", "left", "begin", "after 2", "left"]
+    site.was_left_before_it_was_begun_again()
     assert worker.hosted == 0
 
 
+@pytest.mark.plain_only("executes nothing")
 async def test_a_store_that_was_emptied_ends_the_worker_and_is_not_filled_again(
     site: Site,
 ) -> None:

@@ -72,6 +72,7 @@ async def test_a_run_that_waits_leaves_its_slot_to_others_and_comes_back_in_time
     assert site.app.ledger.lines() == ["before", "a 1", "meanwhile", "a 2"]
 
 
+@pytest.mark.plain_only("no wait is short: the run parks at once")
 async def test_a_short_wait_keeps_the_slot(site: Site) -> None:
     wf = workflow("short")
 
@@ -104,7 +105,9 @@ async def test_what_a_handler_does_when_it_is_parked_is_heard_by_nobody(site: Si
     await site.app.serve(wf, inline_wait=0.01)
     handle = await guarded.start(site.app.client)
     assert await handle.wait_for_completion(60) == "a"
-    assert seen == ["parked", "finally", "finally", "after the cleanup"]
+    assert seen[:2] == ["parked", "finally"]
+    assert seen[-2:] == ["finally", "after the cleanup"]
+    assert seen.count("after the cleanup") == 1
     assert site.app.ledger.lines() == ["a 1", "a 2", "cleanup"]
     assert await outcomes(handle) == [("second-time", "completed"), ("work", "completed")]
 

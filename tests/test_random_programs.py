@@ -19,6 +19,7 @@ DEATHS = 12  # of a run at most; then it is left in peace
 
 
 @pytest.mark.parametrize("cancels", [False, True], ids=["uncancelled", "cancelled"])
+@pytest.mark.plain_only("draws the mode of each life")
 async def test_a_program_made_at_random_sees_the_same_in_each_life_of_its_run(
     app: App, rng: random.Random, monkeypatch: pytest.MonkeyPatch, *, cancels: bool
 ) -> None:

@@ -18,7 +18,6 @@ from aiki import (
 from tests.support.app import App
 
 
-
 @task
 def nothing() -> None:
     return None

@@ -2,11 +2,11 @@
 
 import pytest
 
-from aiki import Status, start_many
+from aiki import Run, Status, start_many, workflow
 from aiki.handle import Handle
 from tests.support.app import App
 from tests.support.lives import check_lives, one_life, recorded_effects
-from tests.support.programs import PROGRAMS, WITNESS, WORKFLOWS, Program
+from tests.support.programs import PROGRAMS, WITNESS, WORKFLOWS, Program, work
 
 named = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 
@@ -22,6 +22,24 @@ async def test_a_program_comes_to_what_it_comes_to_and_executes_each_step_once(
         if step.outcome != "abandoned":
             assert WITNESS.effects[f"{handle.id}/{step.key}"] == 1
     check_lives(handle)
+
+
+async def test_always_suspended_a_run_has_a_life_for_each_step_and_one_for_its_end(
+    app: App, mode: str
+) -> None:
+    begun: list[str] = []
+
+    async def handler(run: Run) -> str:
+        begun.append(run.id)
+        return "".join([await work.start(run, label) for label in "abc"])
+
+    version = workflow("short").v("1.0.0", exec=handler)
+    await app.serve(version)
+    handle = await version.start(app.client)
+    assert await handle.wait_for_completion(60) == "ABC"
+    lives = 4 if mode == "suspend" else 1
+    assert begun == [handle.id] * lives
+    assert (await app.client.store.runs.snapshot(handle.id, timeout=10)).epoch == lives
 
 
 @named

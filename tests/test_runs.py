@@ -28,6 +28,8 @@ from tests.support.waiting import eventually
 
 UNKNOWN = "0-00000000000000000000000000"
 
+executes_nothing = pytest.mark.plain_only("executes nothing")
+
 
 @task
 async def double(number: int) -> int:
@@ -79,6 +81,7 @@ async def test_many_are_started_at_once_and_each_answers_for_itself(app: App) ->
     assert [type(error) for error in found if isinstance(error, AikiError)] == [Conflict]
 
 
+@executes_nothing
 async def test_input_that_does_not_fit_is_refused_before_anything_is_sent(app: App) -> None:
     with pytest.raises(DataError):
         await doubling_v1.start(app.client, "many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -97,6 +100,7 @@ async def test_the_same_key_and_input_give_the_same_run_also_when_it_is_over(app
     assert (await keyed.start(app.client, 1)).id == first.id
 
 
+@executes_nothing
 async def test_the_same_key_with_other_input_is_a_conflict_that_names_the_run(app: App) -> None:
     keyed = doubling_v1.with_options(idempotency_key="order-123")
     first = await keyed.start(app.client, 1)
@@ -116,6 +120,7 @@ async def test_the_same_key_with_other_input_gives_the_existing_run_where_that_i
     assert await second.wait_for_completion(60) == 2
 
 
+@executes_nothing
 async def test_a_hundred_starts_at_once_with_one_key_make_one_run(app: App) -> None:
     keyed = doubling_v1.with_options(idempotency_key="one")
     clients = [app.client, await app.connect(), await app.connect()]
@@ -124,6 +129,7 @@ async def test_a_hundred_starts_at_once_with_one_key_make_one_run(app: App) -> N
     assert len(await app.client.snapshots()) == 1
 
 
+@executes_nothing
 async def test_the_same_key_of_another_workflow_is_another_key(app: App) -> None:
     one = await doubling_v1.with_options(idempotency_key="k").start(app.client, 1)
     other = await refusing_v1.with_options(idempotency_key="k").start(app.client, 1)
@@ -151,6 +157,7 @@ async def test_a_wait_that_is_too_short_leaves_the_run_as_it_is(app: App) -> Non
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), True, "1"])
+@executes_nothing
 async def test_a_time_that_is_none_is_refused(app: App, timeout: float) -> None:
     handle = await doubling_v1.start(app.client, 1)
     with pytest.raises(DataError, match="timeout"):
@@ -263,6 +270,7 @@ async def test_a_run_is_found_by_its_id_and_its_result_is_plain_json(app: App) -
     assert all(step.started <= step.recorded for step in journal)
 
 
+@executes_nothing
 async def test_a_run_that_nobody_serves_says_what_it_waits_for(app: App) -> None:
     handle = await doubling_v1.start(app.client, 1)
     status = await handle.status()
@@ -270,6 +278,7 @@ async def test_a_run_that_nobody_serves_says_what_it_waits_for(app: App) -> None
     assert "doubling 1.0.0" in status.reason
 
 
+@executes_nothing
 async def test_what_is_asked_of_an_unknown_run_is_answered_not_found(app: App) -> None:
     handle = app.client.handle(UNKNOWN)
     for asked in (
@@ -308,6 +317,7 @@ async def test_cancelling_a_run_that_was_never_claimed_ends_it_at_once(app: App)
     assert await outcomes(handle) == []
 
 
+@executes_nothing
 async def test_cancelling_twice_keeps_the_first_reason(app: App) -> None:
     handle = await doubling_v1.start(app.client, 1)
     assert await handle.cancel("first") is Status.CANCELLED

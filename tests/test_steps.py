@@ -239,10 +239,8 @@ async def test_of_two_equal_calls_of_a_once_task_the_second_goes_on_where_the_fi
 
 
 async def test_the_loggers_say_whose_they_are_and_a_replay_does_not_repeat_them(
-    app: App, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("AIKI_ALWAYS_SUSPEND", "1")
-
     @task(retry=fixed(2, 0))
     async def speak() -> None:
         current_step().logger.info("in the task")

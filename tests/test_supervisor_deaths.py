@@ -1,12 +1,15 @@
 """Real workers that are killed, hang, eat memory or die again and again, with runs under way."""
 
 import os
+import re
 import signal
+from datetime import datetime
 from pathlib import Path
 
 import psutil
 
 from aiki.client import Client
+from aiki.supervisor import restarts
 from aiki.supervisor.exits import Exit
 from tests.support.server import RedisServer
 from tests.support.shop import (
@@ -22,6 +25,17 @@ from tests.support.shop import (
 )
 from tests.support.supervised import Supervised, start
 from tests.support.waiting import eventually
+
+CLOCK = 0.01  # what times in a log are exact to, and a little
+
+
+def pauses(found: Supervised, slot: int) -> list[float]:
+    """Return how long each death of the worker of a slot was before the next one's birth."""
+    moment = r"(?P<moment>\S+) \S+ +\d+ \S+"
+    life = re.compile(rf"{moment}: worker \S+-{slot} \(pid \d+\) (is starting|ended)")
+    matches = filter(None, map(life.match, found.output().splitlines()))
+    times = [datetime.fromisoformat(match["moment"]) for match in matches]
+    return [(b - a).total_seconds() for a, b in zip(times[1::2], times[2::2], strict=False)]
 
 
 async def test_the_run_of_a_killed_worker_finishes_on_another_one(tmp_path: Path) -> None:
@@ -91,10 +105,15 @@ async def fateful(self):
 Worker.start = fateful
 """
     )
-    with supervised(tmp_path, source=source) as found:
+    with supervised(tmp_path, "--log-level", "debug", source=source) as found:
         assert await found.ends(deadline=50) == Exit.BUDGET
         assert "worker processes died 11 times within" in found.output()
         await found.leaves_nothing()
+        for slot in (1, 2):
+            births = pauses(found, slot)
+            assert len(births) >= 3
+            for count, pause in enumerate(births[1:]):
+                assert pause > restarts.FIRST_DELAY * restarts.GROWTH**count - CLOCK, births
 
 
 async def test_a_worker_that_hangs_shows_its_stacks_and_is_replaced(tmp_path: Path) -> None:

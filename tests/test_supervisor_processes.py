@@ -89,6 +89,22 @@ async def test_a_second_signal_ends_it_now_and_another_supervisor_finishes(tmp_p
             assert len(whose(found, "start a")) == 2
 
 
+async def test_sigquit_ends_it_now_whatever_its_grace_and_another_supervisor_finishes(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, "--grace", "60s") as (found, client):
+        handle = await started(found, client, "a")
+        found.send(signal.SIGQUIT)
+        assert await found.ends(deadline=10) == Exit.ENDED
+        assert (await handle.status()).status == "queued"
+        assert whose(found, "end a") == []
+    with supervised(tmp_path) as found:
+        async with found.client() as client:
+            await completes(found, client.handle(handle.id), "a")
+            assert len(whose(found, "start a")) == 2
+            assert len(whose(found, "end a")) == 1
+
+
 async def test_when_the_grace_is_over_runs_are_handed_back_unrecorded(tmp_path: Path) -> None:
     async with serving(tmp_path, "--grace", "200ms") as (found, client):
         handle = await started(found, client, "a", "threaded")

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from aiki import Run, RunFailed, exponential, task, workflow
+from aiki.worker import SUSPEND_ALWAYS
 from examples import order_processing
 from examples.order_processing import Item, Order, Receipt, order_workflow, order_workflow_v1
 from tests.support.app import App, outcomes
+from tests.support.supervised import Supervised
 
 ORDER = Order([Item("item-1", 2), Item("item-2", 1)], 99.99, "customer@example.com")
 
@@ -80,6 +82,23 @@ async def test_an_order_that_was_submitted_twice_is_processed_once(app: App) -> 
     assert await first.wait_for_completion(60) == await second.wait_for_completion(10)
 
 
+async def test_under_a_supervisor_an_order_may_be_handed_on_after_each_of_its_steps(
+    tmp_path: Path,
+) -> None:
+    suspending = {SUSPEND_ALWAYS: "1"}
+    with Supervised(tmp_path, "examples.order_processing", environ=suspending) as found:
+        await found.serves()
+        async with found.client() as client:
+            handle = await order_workflow_v1.start(client, ORDER)
+            receipt = await handle.wait_for_completion(timeout=60)
+            assert receipt.success
+            assert len(await handle.journal()) == 4
+            assert (await client.store.runs.snapshot(handle.id, timeout=10)).epoch == 5
+        for effect in ("Processing payment", "Updating inventory for item-1", "Sending"):
+            assert found.output().count(effect) == 1
+
+
+@pytest.mark.usefixtures("mode")
 async def test_the_whole_tutorial_is_one_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,11 +86,13 @@ def site(app: App) -> Site:
     ],
     ids=str,
 )
+@pytest.mark.plain_only("executes nothing")
 async def test_settings_that_cannot_work_are_refused(app: App, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Worker(app.client, **options)
 
 
+@pytest.mark.plain_only("executes nothing")
 async def test_a_worker_without_workflows_or_that_runs_already_does_not_start(site: Site) -> None:
     with pytest.raises(ConfigError, match="nothing to execute"):
         await site.app.worker().start()
@@ -102,6 +104,7 @@ async def test_a_worker_without_workflows_or_that_runs_already_does_not_start(si
 # What it takes
 
 
+@pytest.mark.plain_only("the gates are for runs that keep their slots")
 async def test_it_executes_as_many_runs_at_once_as_it_has_slots(site: Site) -> None:
     worker = await site.app.serve(site.wf, max_concurrent_workflow_runs=3)
     handles = [await site.v1.start(site.app.client, str(n)) for n in range(9)]
@@ -149,6 +152,7 @@ async def test_it_leaves_what_it_does_not_serve(site: Site) -> None:
     assert await pool.wait_for_completion(60) == "b"
 
 
+@pytest.mark.plain_only("what it has, it would hand back, and claim no more")
 async def test_paused_it_claims_nothing_and_goes_on_with_what_it_has(site: Site) -> None:
     worker = await site.app.serve(site.wf, max_concurrent_workflow_runs=1)
     first = await site.v1.start(site.app.client, "a")

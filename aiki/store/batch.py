@@ -21,7 +21,7 @@ from typing import Any
 
 import hiredis
 
-from aiki.errors import AikiError, StoreRefused, StoreUnavailable
+from aiki.errors import AikiError, DataError, StoreRefused, StoreUnavailable
 from aiki.store.connection import Address, Command, Verdict, Wire, judge, pack
 from aiki.store.scripts import SOURCES
 
@@ -31,6 +31,7 @@ MAX_COMMANDS = 512  # under way at once
 MAX_BYTES = 4 * 1024 * 1024
 ENOUGH = 32  # commands that do not wait for the replies to those before
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
+LATE = 0.1  # seconds after which a timer of the loop is late
 _NOT_YET = ("BUSY ", "LOADING ", "MASTERDOWN ")  # nothing is wrong with the server, only early
 
 _Item = tuple["asyncio.Future[Any]", Command]
@@ -60,7 +61,9 @@ class Link:
         self._unknown_scripts: list[_Item] = []
         self._unanswered = 0  # bytes sent since nothing was under way
         self._flushing = False
-        self._deadline = 0.0
+        self._given_up = 0  # commands that wait here although their callers do not
+        self._sent_at = 0.0
+        self._due = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[None] | None = None
         self.problem: AikiError | None = None
@@ -121,6 +124,10 @@ class Link:
                 + "; it may or may not have been done, and may safely be sent again"
             )
             _fail(future, error)
+            self._given_up += 1
+            if 2 * self._given_up > len(self._waiting):  # they hold payloads, in a long outage
+                self._waiting = deque(item for item in self._waiting if not item[0].done())
+                self._given_up = 0
 
     def _wait(self, item: _Item) -> None:
         self._waiting.append(item)
@@ -152,7 +159,11 @@ class Link:
             item = waiting.popleft()
             if item[0].done():
                 continue
-            packed = pack(item[1])
+            try:
+                packed = pack(item[1])
+            except (TypeError, ValueError) as error:
+                _fail(item[0], DataError(f"it cannot be sent: {error}"))
+                continue
             self._unanswered += len(packed)
             buffers.append(packed)
             inflight.append(item)
@@ -160,19 +171,28 @@ class Link:
             self._wire.write(b"".join(buffers))
 
     def _expect_reply(self) -> None:
-        self._deadline = self._loop.time() + self._timeout
+        self._sent_at = self._loop.time()
         if self._watch is None:
-            self._watch = self._loop.call_later(self._timeout, self._check_deadline)
+            self._look_in(self._timeout)
 
-    def _check_deadline(self) -> None:
+    def _look_in(self, seconds: float) -> None:
+        self._due = self._loop.time() + seconds
+        self._watch = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Give up a connection on which nothing has come for too long."""
         self._watch = None
         if not self._inflight or self._wire is None:
             return
-        left = self._deadline - self._loop.time()
-        if left <= 0:
-            self._wire.abort()
+        # For silence: neither a long batch on a slow line nor a long reply is a broken connection.
+        now = self._loop.time()
+        left = max(self._sent_at, self._wire.heard_at) + self._timeout - now
+        if left > 0:
+            self._look_in(left)
+        elif now - self._due > LATE:  # we stood still: what has come meanwhile is to be read first
+            self._look_in(LATE)
         else:
-            self._watch = self._loop.call_later(left, self._check_deadline)
+            self._wire.abort()
 
     def _on_reply(self, reply: Any) -> None:
         item = self._inflight.popleft()
@@ -181,8 +201,6 @@ class Link:
         elif not item[0].done():
             item[0].set_result(reply)
         if self._inflight:
-            # The time-out is for silence: a long batch on a slow line is no broken connection.
-            self._deadline = self._loop.time() + self._timeout
             return
         if self._unknown_scripts:
             self._waiting.extendleft(reversed(self._unknown_scripts))
@@ -211,7 +229,8 @@ class Link:
 
     def _send_again(self, item: _Item) -> None:
         if self._closed:
-            item[0].cancel()
+            if not item[0].done():
+                _fail(item[0], StoreUnavailable("the client was closed"))
             return
         self._wait(item)
 

@@ -153,6 +153,9 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._on_reply = on_reply
         self._on_lost = on_lost
+        self._time = asyncio.get_running_loop().time
+        self.heard_at = self._time()
+        """When bytes came last, by the loop's clock; of a long reply, any of them."""
         self._transport.set_protocol(self)
 
     def write(self, data: bytes) -> None:
@@ -161,6 +164,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came and pass on each whole reply."""
+        self.heard_at = self._time()
         self._reader.feed(data)
         gets, on_reply = self._reader.gets, self._on_reply
         while (reply := gets()) is not False:

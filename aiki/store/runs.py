@@ -87,17 +87,19 @@ class Runs:
         return [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
 
     def _started(self, run: NewRun, word: bytes, rest: bytes) -> str | AikiError:
-        if word == b"OK":
-            return rest.decode()
-        if word == b"REFUSED":
-            why = rest.decode(errors="replace")
-            return StoreRefused(f"{self._link.address.described}: {why}")
-        found = rest.decode()
-        return Conflict(
-            f"idempotency key {run.reference!r} of workflow {run.workflow!r} belongs to run "
-            f"{found}, which was started with another input or version; use a new key, or "
-            'on_conflict="return_existing" to get that run',
-            run_id=found,
+        found = rest.decode(errors="backslashreplace")
+        if word == b"OK" and rest.isascii():
+            return found
+        if word == b"CONFLICT":
+            return Conflict(
+                f"idempotency key {run.reference!r} of workflow {run.workflow!r} belongs to run "
+                f"{found}, which was started with another input or version; use a new key, or "
+                'on_conflict="return_existing" to get that run',
+                run_id=found,
+            )
+        return StoreRefused(
+            f"{self._link.address.described}: what is stored for run {run.id} or its idempotency "
+            f"key is damaged: {found}"
         )
 
     def claim(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 
 from aiki.handle import Handle
 from aiki.states import Status
-from tests.faults.site import Site, has_ended, kill, serving
+from tests.faults.site import Site, has_ended, kill, serving, site_at
 from tests.faults.workload import Receipt
+from tests.support.store import ALONE, STREAM, Scene
 from tests.support.waiting import eventually
 
 # Where a worker is killed, and how often the step that is under way there then has its effect.
@@ -25,6 +27,8 @@ POINTS = {
 MORE_POINTS = {"before-claim": 1, "before-commit_step": 2, "before-finish": 1}
 RETRYING_POINTS = ("before-commit_attempt", "after-park")
 MORE_RETRYING_POINTS = ("after-commit_attempt", "before-park")
+# Longer than any wait, so that nothing here is owed to a lease that has run out.
+LEASE = ("--lease", "600s")
 SLOTS = 4
 LONG = 45.0  # seconds, on a busy machine, for workers that are born to die
 
@@ -37,7 +41,7 @@ async def one_has_ended(workers: list[psutil.Process]) -> None:
 async def test_a_worker_killed_anywhere_costs_at_most_the_step_that_was_not_recorded(
     tmp_path: Path, points: dict[str, int]
 ) -> None:
-    async with serving(tmp_path, "--lease", "60s") as (site, found):
+    async with serving(tmp_path, *LEASE) as (site, found):
         for point, effects in points.items():
             workers = await found.has_workers(2)
             site.traps.set(point)
@@ -56,7 +60,7 @@ async def test_a_worker_killed_anywhere_costs_at_most_the_step_that_was_not_reco
 async def test_a_worker_killed_around_a_failed_attempt_charges_only_that_attempt(
     tmp_path: Path, points: tuple[str, ...]
 ) -> None:
-    async with serving(tmp_path, "--lease", "60s") as (site, found):
+    async with serving(tmp_path, *LEASE) as (site, found):
         handles: list[Handle[Receipt]] = []
         for point in points:
             workers = await found.has_workers(2)
@@ -76,7 +80,7 @@ async def test_all_workers_killed_at_once_lose_nothing_and_take_no_more_than_the
     tmp_path: Path,
 ) -> None:
     slots = ("--max-concurrent-workflow-runs", str(SLOTS))
-    async with serving(tmp_path, "--lease", "60s", *slots) as (site, found):
+    async with serving(tmp_path, *LEASE, *slots) as (site, found):
         handles = await site.start_many(5 * SLOTS, charge="gate:open")
 
         def at_work() -> Counter[int]:
@@ -124,13 +128,49 @@ async def poisoned(site: Site, *ways: str) -> None:
         assert await handle.cancel("poison") is Status.CANCELLED
 
 
+@pytest.mark.parametrize("way", ["fault:never", "abort:never"])
 async def test_a_run_that_crashes_every_worker_stalls_and_the_others_complete(
-    tmp_path: Path,
+    tmp_path: Path, way: str
 ) -> None:
     async with serving(tmp_path) as (site, found):
-        await poisoned(site, "fault:never")
+        await poisoned(site, way)
         await site.is_consistent(workers=2)
         await site.ends(found)
+
+
+async def suspected(site: Site, poison: list[Handle[Receipt]]) -> None:
+    """Let runs end four workers, the last two in quarantine: one more, and they stall."""
+    scene = Scene(site.client.store)
+    for stream in (STREAM, STREAM, ALONE, ALONE):
+        incarnation = await scene.register()
+        for entry in await scene.deliver(incarnation, stream):
+            await scene.claim(entry, incarnation, quarantine=stream == ALONE)
+        assert len(await scene.kill(incarnation)) == len(poison)
+    assert await scene.members("quarantine") == sorted(handle.id for handle in poison)
+
+
+async def test_quarantined_runs_have_never_more_processes_than_there_are_workers(
+    tmp_path: Path,
+) -> None:
+    async with site_at(tmp_path) as site:
+        poison = [await site.start(f"poison-{n}", validate="exit:never") for n in range(2)]
+        await suspected(site, poison)
+        with site.supervised("--log-level", "debug", workers=1) as found:
+            for handle in poison:
+                await site.comes_to_be(handle, Status.STALLED, LONG)
+            begun = [await site.under_way(handle, "validate") for handle in poison]
+            assert [len(pids) for pids in begun] == [1, 1]
+            life = r"quarantine worker \S+ \(pid (\d+)\) (is starting|ended|was killed)"
+            lives = re.findall(life, found.output())
+            alive: set[str] = set()
+            for pid, what in lives:
+                alive = alive | {pid} if what == "is starting" else alive - {pid}
+                assert len(alive) <= 1, lives
+            assert {str(pid) for pids in begun for pid in pids} <= {pid for pid, _ in lives}
+            for handle in poison:
+                assert await handle.cancel("poison") is Status.CANCELLED
+            await site.is_alive()
+            await site.ends(found)
 
 
 @pytest.mark.slow

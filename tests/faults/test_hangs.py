@@ -45,6 +45,21 @@ async def test_a_loop_that_stands_still_is_reported_and_replaced_after_the_hang_
         await site.ends(found)
 
 
+async def test_a_step_that_sleeps_for_ever_on_its_loop_costs_one_worker_after_the_other(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, "--hang-timeout", "1s") as (site, found):
+        handle = await site.start("a", charge="sleep")
+        victims = await site.under_way(handle, "charge", 2)
+        assert len({*victims}) == 2, "on another worker"
+        await found.says(rf"pid {victims[0]}\) is ended: its loop has stood still for")
+        assert "in _step" in found.output()
+        await handle.cancel("it never ends")  # a person has to, wherever it is then
+        await site.comes_to_be(handle, Status.CANCELLED)
+        await site.complete(await site.start_many(5, "afterwards"))
+        await site.ends(found)
+
+
 async def test_a_thread_that_never_ends_holds_up_its_own_run_alone(tmp_path: Path) -> None:
     async with serving(tmp_path, *LEASE, "--grace", "500ms") as (site, found):
         spinning = await site.start("a", validate="spin:never")

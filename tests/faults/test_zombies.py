@@ -35,6 +35,7 @@ async def retrying_v1(run: Run) -> int:
     return await fail_once.start(run)
 
 
+@pytest.mark.plain_only("a worker that always suspends waits for no second attempt")
 async def test_a_worker_whose_lease_may_be_gone_begins_no_step_until_it_knows(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,7 +130,11 @@ def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture
-async def app(redis_server: RedisServer, tmp_path: Path, mode: str) -> AsyncIterator[App]:
+async def app(
+    redis_server: RedisServer,
+    tmp_path: Path,
+    mode: str,  # noqa: ARG001 - workers find it in the environment
+) -> AsyncIterator[App]:
     """Make an application on a namespace that nobody else uses."""
     app = App(redis_server.url, secrets.token_hex(6), tmp_path)
     try:

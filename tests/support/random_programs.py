@@ -30,9 +30,10 @@ async def random_program(run: Run, program: Node, number: int) -> list[str]:
     except asyncio.CancelledError:
         play.see("cancelled")
         await play.work(f"cleanup {len(play.trace)}")
+        play.trace.is_over = True
         raise
     await play.work(f"last {len(play.trace)}")
-    play.trace.is_over = True  # what it has left behind goes on for a moment
+    play.trace.is_over = True  # as above: what it has left behind goes on for a moment
     return play.trace
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -29,16 +30,22 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 class Supervised:
     """`python -m aiki.supervisor` (or another command) in `directory`, where its modules are.
 
+    Of the variables of aiki it finds only those in `environ`.
     As a context manager it starts, and leaves no process behind.
     """
 
     def __init__(
-        self, directory: Path, *arguments: str, command: tuple[str, ...] | None = None
+        self,
+        directory: Path,
+        *arguments: str,
+        command: tuple[str, ...] | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.data_dir = directory / ".aiki"
         self.ledger = directory / "ledger"
         self._arguments = command or ("-m", "aiki.supervisor", *arguments)
+        self._environ = dict(environ or {})
         self._output = directory / "output"
         self._process: subprocess.Popen[bytes] | None = None
         self._there_before: list[psutil.Process] = []
@@ -55,6 +62,7 @@ class Supervised:
         self._there_before = self.leftovers()
         environ = {k: v for k, v in os.environ.items() if not k.startswith("AIKI_")}
         environ |= {"PYTHONPATH": str(ROOT), "LEDGER": str(self.ledger), "PYTHONUNBUFFERED": "1"}
+        environ |= self._environ
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *self._arguments],

@@ -70,13 +70,6 @@ if #done > 0 then
   redis.call('XACK', p .. stream, 'workers', unpack(done))
   redis.call('XDEL', p .. stream, unpack(done))
 end
-for _, each in ipairs(elsewhere) do
-  local entry, id, epoch, to = unpack(each)
-  if redis.call('XACK', p .. stream, 'workers', entry) == 1 then
-    redis.call('XDEL', p .. stream, entry)
-    redis.call('HSET', p .. 'run:' .. id, 'entry', add_entry(to, id, epoch))
-  end
-end
 for _, each in ipairs(taken) do
   local run, epoch, token = unpack(each)
   redis.call('HSET', run, 'status', 'running', 'since', time, 'epoch', epoch,
@@ -84,5 +77,12 @@ for _, each in ipairs(taken) do
 end
 if #owned > 0 then
   redis.pcall('SADD', p .. 'worker:' .. incarnation .. ':runs', unpack(owned))
+end
+for _, each in ipairs(elsewhere) do
+  local entry, id, epoch, to = unpack(each)
+  if redis.call('XACK', p .. stream, 'workers', entry) == 1 then
+    redis.call('XDEL', p .. stream, entry)
+    redis.call('HSET', p .. 'run:' .. id, 'entry', add_entry(to, id, epoch))
+  end
 end
 return reply
