@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from aiki.errors import StoreRefused
 from aiki.records import ClaimedRun
 from aiki.states import Status
 from aiki.store.connection import Command
@@ -95,6 +96,18 @@ async def test_each_entry_of_a_batch_gets_the_answer_it_would_get_alone(scene: S
     await scene.command("DEL", damaged)
     await scene.command("RENAME", "aside", damaged)
     await audit(scene)
+
+
+async def test_a_run_that_cannot_go_to_the_quarantine_takes_no_other_with_it(scene: Scene) -> None:
+    worker = await scene.register(STREAM)  # alone: the stream of the quarantine is not there yet
+    well, alone = await scene.start_run(), await scene.start_run()
+    await scene.command("HSET", f"{scene.base}run:{alone}", "quarantine", "1")
+    entries = await scene.deliver(worker)
+    await scene.command("RENAME", scene.base + "streams", "aside")
+    await scene.command("SET", scene.base + "streams", "garbage")
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        await scene.try_claims(entries, worker)
+    assert (await scene.record(well))["owner"] == worker
 
 
 async def test_a_claim_that_is_answered_again_after_commits_brings_them(scene: Scene) -> None:

@@ -68,11 +68,17 @@ async def test_each_start_of_a_batch_gets_the_answer_it_would_get_alone(scene: S
         return NewRun(new_run_id(0), WORKFLOW, "1.0.0", "default", b"{}", key, digest)
 
     plain, keyed, damaged, last = new(), new("order 7"), new("order 8"), new()
+    bytes_, others = new("order 9"), [new("order 7"), new("order 7", "another")]
     await scene.command("SET", f"{scene.base}idem:{WORKFLOW}:order 8", "garbage")
-    batch = [plain, keyed, damaged, new("order 7"), new("order 7", "another"), plain, last]
-    first, winner, refused, same, conflict, again, also = await scene.store.runs.start(
+    await scene.command(
+        "HSET", f"{scene.base}idem:{WORKFLOW}:order 9", "run", b"\xff", "hash", "hash"
+    )
+    batch = [plain, keyed, damaged, bytes_, *others, plain, last]
+    first, winner, refused, no_id, same, conflict, again, also = await scene.store.runs.start(
         batch, timeout=TIMEOUT
     )
+    assert isinstance(no_id, StoreRefused)
+    assert "damaged" in str(no_id)
     assert (first, winner, same, again, also) == (
         plain.id, keyed.id, keyed.id, plain.id, last.id,
     )  # fmt: skip
@@ -85,7 +91,8 @@ async def test_each_start_of_a_batch_gets_the_answer_it_would_get_alone(scene: S
     before = await scene.dump()
     await scene.store.runs.start(batch, timeout=TIMEOUT)
     assert await scene.dump() == before
-    await scene.command("DEL", f"{scene.base}idem:{WORKFLOW}:order 8")
+    for number in (8, 9):
+        await scene.command("DEL", f"{scene.base}idem:{WORKFLOW}:order {number}")
     await audit(scene)
 
 

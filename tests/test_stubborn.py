@@ -88,3 +88,25 @@ async def test_a_task_that_swallows_it_does_not_keep_it_from_the_handler(site: S
     handle = await site.begin(handler, "a")
     await handle.cancel("enough")
     assert await site.ends(handle) == [("stubborn", "abandoned"), ("work", "completed")]
+
+
+async def test_what_a_handler_leaves_behind_ends_by_itself_when_the_run_is_left(site: Site) -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def handler(run: Run) -> str:
+        async def behind() -> None:
+            await asyncio.gather(site.hangs.start(run, "b"), return_exceptions=True)
+            try:
+                await site.work.start(run, "c")
+            finally:
+                await site.work.start(run, "cleanup")
+
+        left.append(asyncio.create_task(behind()))
+        return await site.hangs.start(run, "a")
+
+    version = workflow("left").v("1.0.0", exec=handler)
+    worker = await site.app.serve(version, grace=0.05)
+    await version.start(site.app.client)
+    await eventually(lambda: len(site.app.ledger.lines()) == 2, what="both steps")
+    await site.app.end(worker)
+    await eventually(left[0].done, what="its end")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aiki import Client, NotFound, Run, workflow
+from aiki.completion import POLL, Completions, Outcome
 from aiki.errors import StoreUnavailable
 from aiki.store.keys import new_run_id
 from aiki.store.runs import Runs
@@ -44,6 +45,24 @@ async def test_a_waiter_hears_of_the_end_when_the_one_who_asked_has_given_up(
     # Then the second hears of the end
     await app.serve(hello)
     assert await second == f"hello from {handle.id}"
+
+
+async def test_who_comes_between_the_end_and_the_first_to_hear_of_it_asks_anew(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await hello_v1.start(app.client)
+    second: list[asyncio.Task[str]] = []
+    over = Completions._over
+
+    def over_and_joined(self: Completions, run_id: str, outcome: Outcome) -> None:
+        if not second:  # its turn comes before that of the one who is told now
+            second.append(asyncio.create_task(handle.wait_for_completion(POLL / 2)))
+        over(self, run_id, outcome)
+
+    monkeypatch.setattr(Completions, "_over", over_and_joined)
+    first = asyncio.create_task(handle.wait_for_completion())
+    await app.serve(hello)
+    assert await first == await second[0] == f"hello from {handle.id}"
 
 
 async def test_all_who_wait_for_a_run_that_does_not_exist_are_told(app: App) -> None:
