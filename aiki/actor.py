@@ -99,7 +99,7 @@ class Actor:
         return False
 
     async def _finish(self, run: Execution, result: Any, error: BaseException | None) -> None:
-        if run.cancel_delivered:
+        if run.cancel_delivered or self.claimed.cancel_at is not None:  # in this life or before
             status, payload = Status.CANCELLED, b""
         elif error is not None:
             status, payload = Status.FAILED, failure_to_json(failure_from_exception(error))

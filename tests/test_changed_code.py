@@ -174,6 +174,33 @@ async def test_a_loop_that_stood_still_does_not_make_the_code_another(site: Site
     assert await handle.wait_for_completion(60) == "new"
 
 
+async def test_a_run_whose_cancel_was_delivered_is_cancelled_whatever_the_code_does_now(
+    site: Site,
+) -> None:
+    async def before(run: Run) -> str:
+        try:
+            await site.gate.start(run)
+        finally:
+            await site.work.start(run, "refund")
+            await site.gate.start(run)
+        return "unreachable"
+
+    async def after(_: Run) -> str:
+        return "well"
+
+    version = workflow("changing").v("1.0.0", exec=before)
+    worker = await site.app.serve(version)
+    handle = await version.start(site.app.client)
+    await eventually(lambda: "gate" in site.app.ledger.lines(), what="the gate")
+    await handle.cancel("enough")
+    await eventually(lambda: site.app.ledger.lines().count("gate") == 2, what="the cleanup")
+    await site.app.end(worker)
+    await site.go_on(after)
+    with pytest.raises(RunCancelled, match="enough"):
+        await handle.wait_for_completion(60)
+    assert (await outcomes(handle))[:2] == [("gate", "abandoned"), ("work", "completed")]
+
+
 # What is not
 
 
