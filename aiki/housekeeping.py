@@ -40,20 +40,21 @@ class Housekeeping:
             (self._fire_timers, self._recover_expired, self._requeue, self._remove, self._sweep),
             0.0,
         )
-        troubled = False
+        troubled: set[Callable[[], Awaitable[float]]] = set()
         while True:
             for job, due in jobs.items():
                 if loop.time() < (self._timers_at if job == self._fire_timers else due):
                     continue
                 try:
                     jobs[job] = loop.time() + await job()
-                    troubled = False
+                    troubled.discard(job)
                 except AikiError as error:
                     jobs[job] = loop.time() + 1.0
-                    self._timers_at = jobs[job]
+                    if job == self._fire_timers:
+                        self._timers_at = jobs[job]
                     if not troubled:
                         _logger.warning("housekeeping waits for the store: %s", error)
-                    troubled = True
+                    troubled.add(job)
             self._wake.clear()
             nearest = min(self._timers_at, *(t for j, t in jobs.items() if j != self._fire_timers))
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -54,7 +54,7 @@ def scene(app: App) -> Scene:
 
 
 @asynccontextmanager
-async def kept_by(app: App, housekeeper: str) -> AsyncIterator[None]:
+async def kept_by(app: App, housekeeper: str) -> AsyncGenerator[None]:
     """Have a library worker keep house, or a supervisor, in this process."""
     if housekeeper == "a library worker":
         worker = await app.serve(idle_v1, lease=LEASE, heartbeat=BEAT)
