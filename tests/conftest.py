@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 import hypothesis
 import pytest
@@ -18,6 +19,9 @@ hypothesis.settings.load_profile("aiki")
 def pytest_configure() -> None:
     """Choose the seed once; the processes of xdist inherit it."""
     os.environ.setdefault(SEED, str(random.SystemRandom().randrange(2**32)))
+    # A shell that starts us in the background has it ignored, which every child would inherit.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
