@@ -1,5 +1,6 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
+from aiki.awakeable import Awakeable, awakeable, reject, resolve
 from aiki.client import Call, Client, client, start_many
 from aiki.durations import Seconds
 from aiki.errors import (
@@ -13,6 +14,7 @@ from aiki.errors import (
     LimitExceeded,
     NonRetryable,
     NotFound,
+    Rejected,
     RetryAfter,
     RunCancelled,
     RunFailed,
@@ -20,6 +22,7 @@ from aiki.errors import (
     StoreUnavailable,
     TaskFailed,
 )
+from aiki.event import Event, event
 from aiki.handle import Handle, RecordedStep, RunStatus
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
@@ -27,11 +30,14 @@ from aiki.run import Run
 from aiki.states import Status
 from aiki.step import CurrentStep, current_step
 from aiki.task import Task, task
+from aiki.waits import TIMEOUT, Timeout
 from aiki.worker import RedisStreams, Worker, worker
 from aiki.workflow import Start, Workflow, WorkflowVersion, workflow
 
 __all__ = [
+    "TIMEOUT",
     "AikiError",
+    "Awakeable",
     "Call",
     "Client",
     "ConfigError",
@@ -39,6 +45,7 @@ __all__ = [
     "CurrentStep",
     "DataError",
     "DefinitionError",
+    "Event",
     "Failure",
     "Handle",
     "InvalidTransition",
@@ -48,6 +55,7 @@ __all__ = [
     "RecordedStep",
     "RedisStreams",
     "Registry",
+    "Rejected",
     "RetryAfter",
     "RetryPolicy",
     "Run",
@@ -61,15 +69,20 @@ __all__ = [
     "StoreUnavailable",
     "Task",
     "TaskFailed",
+    "Timeout",
     "Worker",
     "Workflow",
     "WorkflowVersion",
+    "awakeable",
     "client",
     "current_step",
+    "event",
     "exponential",
     "fixed",
     "jittered",
     "never",
+    "reject",
+    "resolve",
     "start_many",
     "task",
     "worker",

@@ -15,7 +15,7 @@ from aiki.durations import Seconds, seconds
 from aiki.errors import Failure, RunCancelled, RunFailed
 from aiki.failures import failure_from_json
 from aiki.records import Entry, EntryKind, RunSnapshot
-from aiki.states import Status
+from aiki.states import WAITING, Status
 from aiki.store import Store
 
 R_co = TypeVar("R_co", covariant=True)
@@ -24,6 +24,8 @@ _KINDS = {
     EntryKind.OPEN: "retrying",
     EntryKind.RESULT: "completed",
     EntryKind.FAILURE: "failed",
+    EntryKind.TIMEOUT: "timed out",
+    EntryKind.NOTE: "noted",
     EntryKind.ABANDONED: "abandoned",
 }
 
@@ -45,7 +47,8 @@ class RecordedStep:
     task: str
     key: str
     outcome: str
-    """`completed`, `failed`, `retrying` or `abandoned`."""
+    """`completed`, `failed`, `timed out` or `abandoned`; `noted` of what was known at once;
+    `retrying` or `waiting` of what is not over."""
     attempts: int
     started: datetime
     recorded: datetime
@@ -129,6 +132,23 @@ class Handle(Generic[R_co]):
         """
         return await self._store.runs.request_cancel(self.id, reason, timeout=self._timeout)
 
+    async def wake_up(self) -> None:
+        """End the sleeps that the run is in: each returns True, at once.
+
+        Sleeps that begin later are not touched. Raises `NotFound` if there is no such run, and
+        `InvalidTransition` if it is where no sleep can be.
+        """
+        await self._store.mailbox.wake_up(self.id, timeout=self._timeout)
+
+    async def post(
+        self, topic: str, payload: bytes, key: str | None, secret: tuple[str, str] | None = None
+    ) -> None:
+        """Put a message into the run's mailbox. `Event.send` is this."""
+        message_id = None if key is None else f"{topic}/{key}"
+        await self._store.mailbox.post(
+            self.id, topic, payload, message_id=message_id, timeout=self._timeout, secret=secret
+        )
+
     async def journal(self) -> list[RecordedStep]:
         """Read what is recorded of the run's steps, in the order in which they were recorded.
 
@@ -160,8 +180,8 @@ def why(snapshot: RunSnapshot) -> str:
             snapshot.reason,
             flags=re.MULTILINE,
         )
-    if snapshot.status is Status.AWAITING_RETRY and snapshot.wake is not None:
-        return f"its next attempt is due at {moment(snapshot.wake).isoformat()}"
+    if snapshot.status in WAITING:
+        return _waits(snapshot)
     if snapshot.status is Status.QUEUED:
         pool = f"a worker of pool {snapshot.pool!r} that serves"
         quarantined = " alone, since it ended workers before" if snapshot.quarantined else ""
@@ -171,14 +191,28 @@ def why(snapshot: RunSnapshot) -> str:
     return ""
 
 
+def _waits(snapshot: RunSnapshot) -> str:
+    names = [key.rpartition("#")[0].partition(":")[0] for key in snapshot.waits]
+    until = "" if snapshot.wake is None else moment(snapshot.wake).isoformat()
+    match snapshot.status:
+        case Status.SLEEPING:
+            return f"sleeps until {until}: {', '.join(names)}"
+        case Status.AWAITING_EVENT:
+            return f"waits for {', '.join(names)}" + (f", or {until}" if until else "")
+        case _:
+            return f"its next attempt is due at {until}"
+
+
 def recorded_step(key: str, entry: Entry) -> RecordedStep:
     """Give a journal entry as users see it."""
-    failed = entry.kind in (EntryKind.FAILURE, EntryKind.OPEN)
+    # An open entry without attempts is a wait that is not over
+    failed = entry.kind is EntryKind.FAILURE or (entry.kind is EntryKind.OPEN and entry.attempts)
+    outcome = "waiting" if entry.kind is EntryKind.OPEN and not failed else _KINDS[entry.kind]
     begun = entry.written - (entry.spent if entry.kind is not EntryKind.ABANDONED else 0)
     return RecordedStep(
-        task=key.rsplit(":", 1)[0],
+        task=key.rpartition("#")[0].partition(":")[0],
         key=key,
-        outcome=_KINDS[entry.kind],
+        outcome=outcome,
         attempts=entry.attempts,
         started=moment(begun),
         recorded=moment(entry.written),

@@ -1,9 +1,10 @@
 """What may happen to a run: its statuses and every legal move between them.
 
 Theory. A run is *wanted* (queued), *owned* (running), *waiting* for something in the store
-(awaiting_retry), *held* until somebody repairs it (stalled) or *over* (completed, failed,
-cancelled). Only four kinds of event move it: its owner's own word (claim, release, park,
-stall, finish), the death of its owner (recover), time (wake) and a person (cancel). A run
+(awaiting_retry, sleeping, awaiting_event), *held* until somebody repairs it (stalled) or *over*
+(completed, failed, cancelled). Only four kinds of event move it: its owner's own word (claim,
+release, park, stall, finish), the death of its owner (recover), time or a message (wake) and a
+person (cancel). A run
 that is over never moves again, and an event without a row here is refused by the script
 that would make it.
 
@@ -26,6 +27,8 @@ class Status(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     AWAITING_RETRY = "awaiting_retry"
+    SLEEPING = "sleeping"
+    AWAITING_EVENT = "awaiting_event"
     STALLED = "stalled"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -44,7 +47,9 @@ class Reason(StrEnum):
     RELEASE = "release"
     RECOVER = "recover"
     DEATHS = "deaths"
-    PARK = "park"
+    PARK = "park"  # behind a step that will be tried again
+    PARK_ASLEEP = "park_asleep"
+    PARK_FOR_EVENT = "park_for_event"
     WAKE = "wake"
     STALL = "stall"
     COMPLETE = "complete"
@@ -57,6 +62,8 @@ class Reason(StrEnum):
 
 FINAL: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
+WAITING: Final = frozenset({Status.AWAITING_RETRY, Status.SLEEPING, Status.AWAITING_EVENT})
+
 MOVES: Final = MappingProxyType(
     {
         (Status.QUEUED, Reason.CLAIM): Status.RUNNING,
@@ -66,15 +73,17 @@ MOVES: Final = MappingProxyType(
         (Status.RUNNING, Reason.RECOVER): Status.QUEUED,
         (Status.RUNNING, Reason.DEATHS): Status.STALLED,
         (Status.RUNNING, Reason.PARK): Status.AWAITING_RETRY,
+        (Status.RUNNING, Reason.PARK_ASLEEP): Status.SLEEPING,
+        (Status.RUNNING, Reason.PARK_FOR_EVENT): Status.AWAITING_EVENT,
         (Status.RUNNING, Reason.STALL): Status.STALLED,
         (Status.RUNNING, Reason.COMPLETE): Status.COMPLETED,
         (Status.RUNNING, Reason.FAIL): Status.FAILED,
         (Status.RUNNING, Reason.ACKNOWLEDGE_CANCEL): Status.CANCELLED,
         (Status.RUNNING, Reason.CANCEL): Status.RUNNING,
         (Status.RUNNING, Reason.HOLD_CANCELLED): Status.CANCELLED,
-        (Status.AWAITING_RETRY, Reason.WAKE): Status.QUEUED,
-        (Status.AWAITING_RETRY, Reason.CANCEL): Status.QUEUED,
-        (Status.AWAITING_RETRY, Reason.CANCEL_UNSERVED): Status.CANCELLED,
         (Status.STALLED, Reason.CANCEL): Status.CANCELLED,
     }
+    | {(waiting, Reason.WAKE): Status.QUEUED for waiting in WAITING}
+    | {(waiting, Reason.CANCEL): Status.QUEUED for waiting in WAITING}
+    | {(waiting, Reason.CANCEL_UNSERVED): Status.CANCELLED for waiting in WAITING}
 )

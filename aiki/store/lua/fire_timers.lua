@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue
+-- uses: clock, waits, ready, index, enqueue
 -- Queue the runs whose wait is over.
 -- KEYS  the key prefix
 -- ARGV  how many at most
 -- Reply {runs queued, ms until the next timer or ''}
--- From  awaiting_retry -> queued; of any other status only the timer is removed
+-- From  a status that waits -> queued; of any other status only the timer is removed
 local p = KEYS[1]
 local at = now()
 local due = redis.call('ZRANGE', p .. 'timers', '-inf', ms(at), 'BYSCORE', 'LIMIT', '0', ARGV[1])
 local woken = 0
 local function wake(id)
   local run = p .. 'run:' .. id
-  if redis.call('HGET', run, 'status') == 'awaiting_retry' then
-    enqueue(id, run, queue_fields(run), 'awaiting_retry', ms(at))
+  local status = redis.call('HGET', run, 'status')
+  if WAITS[status] then
+    enqueue(id, run, queue_fields(run), status, ms(at))
     woken = woken + 1
   end
   redis.call('ZREM', p .. 'timers', id)

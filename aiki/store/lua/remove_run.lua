@@ -20,7 +20,7 @@ for i = 3, #ARGV do
         if f[2] then
           redis.call('DEL', p .. f[2])
         end
-        redis.call('UNLINK', run, run .. ':journal')
+        redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen')
       end
       redis.call('ZREM', index, id)
     end

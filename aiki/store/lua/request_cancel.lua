@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue, finish
+-- uses: clock, waits, ready, index, enqueue, stir, finish
 -- Ask a run to end. Where a handler may have something to clean up, it is told; elsewhere the
 -- run ends here. Asked again, it tells the owner again, and ends what nobody serves any more.
 -- KEYS  the key prefix
 -- ARGV  run id, reason as stored
 -- Reply the status it has now; 'NONE' where there is no such run
--- From  queued, awaiting_retry -> queued, or cancelled where nobody serves it; running ->
+-- From  queued or one that waits -> queued, or cancelled where nobody serves it; running ->
 --       running; stalled -> cancelled; a run that is over stays as it is
 local p = KEYS[1]
 local id = ARGV[1]
@@ -44,21 +44,12 @@ if status == 'stalled' or (status ~= 'running' and (r[4] == '0' or not is_served
   end
   return 'cancelled'
 end
-if status == 'running' then
-  redis.call('HSETNX', run, 'cancel', ARGV[2])
-  if not f[6] then
-    redis.pcall('SADD', p .. 'worker:' .. f[3] .. ':notices', id)
-    redis.pcall('PUBLISH', p .. 'worker:' .. f[3], id)
-  end
+if status == 'running' and f[6] then
+  return status -- its handler has met the cancel already
+end
+if asked and status ~= 'running' then
   return status
 end
-if asked then
-  return status
-end
-if status == 'queued' then
-  redis.call('HSET', run, 'cancel', ARGV[2])
-else
-  enqueue(id, run, r, status, at, 'cancel', ARGV[2])
-  redis.pcall('ZREM', p .. 'timers', id)
-end
-return 'queued'
+status = stir(id, run, status, f[3], at)
+redis.call('HSETNX', run, 'cancel', ARGV[2])
+return status

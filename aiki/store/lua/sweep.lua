@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue
+-- uses: clock, waits, ready, index, enqueue
 -- Look slowly through the store for what should not be, and mend it from the run records:
 -- a run that nothing will ever move, an index or timer entry that its record does not bear out,
 -- an index that is none.
@@ -8,7 +8,7 @@
 -- ARGV  ms between two steps, keys per step
 -- Reply what was mended: run id or key, words, run id or key, words, ...; empty where it is not
 --       time yet
--- From  queued, running, awaiting_retry -> queued
+-- From  queued, running, any that waits -> queued
 local p = KEYS[1]
 local at = now()
 local state = redis.call('HMGET', p .. 'sweep', 'next', 'cursor')
@@ -54,8 +54,8 @@ local function check_run(id, run)
     elseif redis.call('SADD', p .. 'worker:' .. f[2] .. ':runs', id) == 1 then
       mend(id, 'was missing from the runs of its owner')
     end
-  elseif status == 'awaiting_retry' then
-    if not redis.call('ZSCORE', p .. 'timers', id) then
+  elseif WAITS[status] then
+    if f[4] ~= '' and not redis.call('ZSCORE', p .. 'timers', id) then
       redis.call('ZADD', p .. 'timers', f[4] or ms(at), id)
       mend(id, 'was waiting without a timer')
     end
@@ -91,7 +91,7 @@ local function check(key)
       function(status) return listed_as(status) == listed end)
   elseif name == 'timers' then
     check_members(redis.call('ZRANDMEMBER', key, 20), key, 'had a timer and waits for none',
-      function(status) return status == 'awaiting_retry' end)
+      function(status) return WAITS[status] end)
   elseif name == 'quarantine' then
     check_members(redis.call('ZRANDMEMBER', key, 20), key, 'was counted in the quarantine',
       function(status, alone) return alone == '1' and listed_as(status) == 'active' end)
