@@ -82,7 +82,8 @@ async def resolve(client: Client, token: str, data: Any = None) -> None:
         InvalidTransition: the run is over.
         DataError: the token is none, or the data has no stored form.
     """
-    payload = Codec(type(data) if data is not None else None, "what resolves").encode(data)[0]
+    annotation: object = type(data)  # NoneType for None
+    payload = Codec(annotation, "what resolves").encode(data)[0]
     await _decide(client, token, b"r" + payload)
 
 

@@ -380,7 +380,10 @@ class Execution:
         operation.state = State.COMMITTING
         writing = self._loop.create_task(write(turn))
         await self._outlast(writing)
-        if writing.exception() is None and isinstance(answer := writing.result(), list):
+        answer: list[Any] | int | bytes = 0
+        if writing.exception() is None:
+            answer = writing.result()
+        if isinstance(answer, list):
             self._rounds.withdraw(turn)
             operation.turn = None
             operation.state = State.WAITING
@@ -397,20 +400,20 @@ class Execution:
             self._operations.cancel_again(operation)
         return None
 
-    async def answered(self, key: str, sending: Awaitable[Any]) -> Any:
-        """Give what the store answers beside its flags; wait for ever where it did nothing."""
+    async def answered(self, key: str, sending: Awaitable[Any]) -> list[Any]:
+        """Give what the store answers, flags first; wait for ever where it did nothing."""
         answers: list[Any] = []
 
         async def flags() -> Any:
-            reply = await sending
+            reply: list[Any] | int | bytes = await sending
             if isinstance(reply, list):
-                answers.append(reply)
-                return reply[0]
+                answers.extend(reply)
+                return answers[0]
             return reply
 
         if not await self.written(key, flags()) or self.is_closed:
             await self._operations.never()
-        return answers[0]
+        return answers
 
     async def _suspended(self) -> NoReturn:
         self.suspend()

@@ -30,7 +30,9 @@ TIMEOUT: Final = _Timeout.TIMEOUT
 Timeout: TypeAlias = Literal[_Timeout.TIMEOUT]
 
 # What a send may end with: the caller's error, or the state of the other run.
-_REFUSALS = {kind.__qualname__: kind for kind in (NotFound, InvalidTransition, LimitExceeded)}
+_REFUSALS: dict[str, type[AikiError]] = {
+    kind.__qualname__: kind for kind in (NotFound, InvalidTransition, LimitExceeded)
+}
 
 
 class Waits:
@@ -215,11 +217,12 @@ class Waits:
         run = self._execution
         await run.may_start(operation)
         operation.state = State.EXECUTING
-        begun, error = self._loop.time(), None
+        begun = self._loop.time()
+        error: AikiError | None = None
         message_id = f"{topic}/{key}" if key else f"{run.owner.run_id}/{operation.key}"
         try:
             await run.host.mailbox.post(run_id, topic, payload, message_id=message_id, timeout=None)
-        except tuple(_REFUSALS.values()) as refused:
+        except (NotFound, InvalidTransition, LimitExceeded) as refused:
             error = refused
         kind, data = EntryKind.RESULT, b"null"
         if error is not None:
