@@ -71,7 +71,7 @@ def awakeable(run: Run, name: str, data: Any = None) -> Awakeable[Any]:
     return Awakeable(run, name, data)
 
 
-async def resolve(client: Client, token: str, data: Any = None) -> None:
+async def resolve(client: Client, token: str, data: object = None) -> None:
     """Resolve the awakeable that a token was made for; a second time changes nothing.
 
     The data is any plain JSON, or what has a stored form by its own type. The run reads it by the
@@ -82,7 +82,7 @@ async def resolve(client: Client, token: str, data: Any = None) -> None:
         InvalidTransition: the run is over.
         DataError: the token is none, or the data has no stored form.
     """
-    annotation: object = type(data)  # NoneType for None
+    annotation = type(data)  # NoneType for None
     payload = Codec(annotation, "what resolves").encode(data)[0]
     await _decide(client, token, b"r" + payload)
 
