@@ -20,7 +20,7 @@ from aiki.errors import (
     StoreUnavailable,
     TaskFailed,
 )
-from aiki.handle import Handle, RecordedStep, RunStatus
+from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
@@ -52,6 +52,7 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunCancelled",
+    "RunDescription",
     "RunFailed",
     "RunStatus",
     "Seconds",

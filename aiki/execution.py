@@ -136,6 +136,11 @@ class Execution:
         """Whether recorded steps are still to be repeated."""
         return self._rounds.has_recorded or self._journal.is_repeated
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing may be written any more."""
+        return self._closed
+
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller is on the loop that executes the run."""
         return threading.get_ident() == self._thread

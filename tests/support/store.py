@@ -73,9 +73,12 @@ class Scene:
         key: str = "",
         version: str = VERSION,
         digest: str = "hash",
+        more: str = "",
     ) -> str:
         """Start a run."""
-        new = NewRun(run_id or new_run_id(0), WORKFLOW, version, POOL, b'{"order":1}', key, digest)
+        new = NewRun(
+            run_id or new_run_id(0), WORKFLOW, version, POOL, b'{"order":1}', key, digest, more
+        )
         (started,) = await self.store.runs.start([new], timeout=TIMEOUT)
         if isinstance(started, AikiError):
             raise started
@@ -175,6 +178,15 @@ class Scene:
         timers = self.base + "timers"
         for run_id in await self.command("ZRANGE", timers, 0, -1):
             await self.command("ZADD", timers, 1, run_id)
+
+    async def stall_unserved(self) -> list[bytes]:
+        """Hold every run whose version nobody serves now: what a long time would do."""
+        ids: list[bytes] = await self.script("stall_unserved", 0, 60_000, 100, "24 h")
+        return ids
+
+    async def listed(self, count: int = 1000, **asked: Any) -> list[str]:
+        """Read the first of a listing."""
+        return await (await self.store.catalog.reading(**asked)).next(count)
 
     async def finish(self, owner: Ownership, status: Status = Status.COMPLETED) -> bytes:
         """End a run."""
@@ -283,13 +295,13 @@ def glob_of(text: str) -> str:
 
 
 def without_clocks(dump: Dump) -> Dump:
-    """Leave out the times that are written anew whenever somebody beats or looks."""
+    """Leave out what is written anew whenever somebody beats or looks."""
     clocks = {
         name: sorted(dump[name])
         for name in ("workers", "supervisors", "pulse", "sweep")
         if isinstance(dump.get(name), dict)
     }
-    return {**dump, **clocks}
+    return {name: value for name, value in dump.items() if name != "unserved"} | clocks
 
 
 @pytest.fixture(scope="session")
