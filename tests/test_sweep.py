@@ -177,10 +177,10 @@ async def test_the_sweep_finds_nothing_in_a_healthy_store(scene: Scene) -> None:
     await scene.store.runs.stall(await scene.running(worker), "a reason")
     await scene.parked(worker)
     await scene.cancel((await scene.running(worker)).run_id)
+    await scene.finish(await scene.running(worker, more="start +60000\nfinish +60000\ntag red"))
     released = await scene.running(worker)
     await scene.store.runs.release(released.run_id, released.epoch, worker)
     await scene.start_run(more="at +60000\nstart +60000\nfinish +60000\ntag red")
-    await scene.finish(await scene.running(worker, more="start +60000\nfinish +60000\ntag red"))
     for _ in range(120):
         await scene.start_run()
     for entry in (await scene.deliver(dying))[:110]:
