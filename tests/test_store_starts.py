@@ -1,4 +1,4 @@
-"""How runs are started and found, in the store: delays, deadlines, tags, listings, who is unserved."""
+"""Starting and finding in the store: delays, deadlines, tags, listings, unserved versions."""
 
 from __future__ import annotations
 
@@ -197,21 +197,8 @@ async def age(scene: Scene, *streams: str, by: int) -> None:
         await scene.command("HSET", scene.base + "unserved", stream, aged)
 
 
-async def waits_for(scene: Scene, days: float) -> str:
-    """Have a run that has waited for so long: the first of its stream."""
-    run_id = await scene.start_run()
-    stream, key = scene.base + STREAM, f"{scene.base}run:{run_id}"
-    queued = int((await scene.record(run_id))["since"]) - round(days * DAY)
-    await scene.command("DEL", stream)
-    await scene.command("XGROUP", "CREATE", stream, "workers", "0", "MKSTREAM")
-    entry = await scene.command("XADD", stream, f"{queued}-0", "run", run_id, "epoch", "0")
-    await scene.command("HSET", key, "since", queued, "entry", entry)
-    await scene.command("ZADD", f"{scene.base}index:active/{WORKFLOW}", queued, run_id)
-    return run_id
-
-
 async def test_a_run_that_nobody_has_served_for_long_is_held_and_says_why(scene: Scene) -> None:
-    run_id = await waits_for(scene, days=1.5)
+    run_id = await scene.queued_long_ago(36)
     young = await scene.start_run()
     assert await hold(scene) == [], "it is not known yet for how long nobody serves it"
     await age(scene, by=DAY)
@@ -226,7 +213,7 @@ async def test_a_run_that_nobody_has_served_for_long_is_held_and_says_why(scene:
 async def test_a_backlog_of_what_is_served_is_not_held_while_its_workers_restart(
     scene: Scene,
 ) -> None:
-    run_id = await waits_for(scene, days=9)
+    run_id = await scene.queued_long_ago(9 * 24)
     await hold(scene)
     await age(scene, by=9 * DAY)
     worker = await scene.register()
@@ -237,7 +224,7 @@ async def test_a_backlog_of_what_is_served_is_not_held_while_its_workers_restart
 
 
 async def test_the_time_begins_anew_where_nobody_kept_house_meanwhile(scene: Scene) -> None:
-    run_id = await waits_for(scene, days=9)
+    run_id = await scene.queued_long_ago(9 * 24)
     await hold(scene)
     first, last = (await scene.command("HGET", scene.base + "unserved", STREAM)).split()
     off = f"{int(first) - 2 * DAY} {int(last) - 2 * DAY}"

@@ -184,6 +184,18 @@ class Scene:
         ids: list[bytes] = await self.script("stall_unserved", 0, 60_000, 100, "24 h")
         return ids
 
+    async def queued_long_ago(self, hours: float) -> str:
+        """Have a run that has waited for so long: the first of its stream."""
+        run_id = await self.start_run()
+        stream, key = self.base + STREAM, f"{self.base}run:{run_id}"
+        queued = int((await self.record(run_id))["since"]) - round(hours * 3_600_000)
+        await self.command("DEL", stream)
+        await self.command("XGROUP", "CREATE", stream, "workers", "0", "MKSTREAM")
+        entry = await self.command("XADD", stream, f"{queued}-0", "run", run_id, "epoch", "0")
+        await self.command("HSET", key, "since", queued, "entry", entry)
+        await self.command("ZADD", f"{self.base}index:active/{WORKFLOW}", queued, run_id)
+        return run_id
+
     async def listed(self, count: int = 1000, **asked: Any) -> list[str]:
         """Read the first of a listing."""
         return await (await self.store.catalog.reading(**asked)).next(count)
