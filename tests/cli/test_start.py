@@ -160,9 +160,9 @@ async def test_a_start_may_be_delayed_tagged_and_have_deadlines(client: aiki.Cli
     assert (told.due - told.created).total_seconds() == 7200
     assert (told.start_by - told.due).total_seconds() == 60
     details = (await invoke("show", shown["id"])).stdout
-    assert "tags         customer:7, red" in details
-    assert 'memo         {"by": "Ada"}' in details
-    assert "finish by    2100-01-31" in details
+    assert "tags       customer:7, red" in details
+    assert 'memo       {"by": "Ada"}' in details
+    assert "finish by  2100-01-31" in details
 
     at = await start("shop/1.2.0", *total(5.0), "--start-at", "2100-01-31T09:00+01:00")
     assert (await show(at))["due"] == "2100-01-31T08:00:00+00:00"
