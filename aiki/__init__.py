@@ -23,7 +23,7 @@ from aiki.errors import (
     TaskFailed,
 )
 from aiki.event import Event, event
-from aiki.handle import Handle, RecordedStep, RunStatus
+from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
@@ -60,6 +60,7 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunCancelled",
+    "RunDescription",
     "RunFailed",
     "RunStatus",
     "Seconds",

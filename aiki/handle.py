@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from aiki.codec import Codec
 from aiki.completion import Completions
@@ -38,6 +38,29 @@ class RunStatus:
     since: datetime
     reason: str
     """Why it waits, in words; empty where there is nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDescription:
+    """A run as it was when it was asked: what `describe` and `client.runs` tell."""
+
+    id: str
+    workflow: str
+    version: str
+    pool: str
+    status: Status
+    since: datetime
+    created: datetime
+    reason: str
+    """Why it waits, in words; empty where there is nothing to say."""
+    details: str
+    """What its handler says that it is at: `run.set_details`."""
+    tags: tuple[str, ...]
+    memo: dict[str, Any]
+    due: datetime | None
+    """When it starts, or its next attempt does, where it waits for that."""
+    start_by: datetime | None
+    finish_by: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +146,13 @@ class Handle(Generic[R_co]):
         snapshot = await self._store.runs.snapshot(self.id, timeout=self._timeout)
         return RunStatus(snapshot.status, moment(snapshot.since), why(snapshot))
 
+    async def describe(self) -> RunDescription:
+        """Tell what there is to know of the run beside its data: tags, memo, deadlines, details.
+
+        Raises `NotFound` if there is no such run.
+        """
+        return description(await self._store.runs.snapshot(self.id, timeout=self._timeout))
+
     async def cancel(self, reason: str = "") -> Status:
         """Ask the run to end, and return the status it has now.
 
@@ -171,6 +201,39 @@ def moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
+def description(snapshot: RunSnapshot) -> RunDescription:
+    """Give a record as users see it."""
+    return RunDescription(
+        id=snapshot.id,
+        workflow=snapshot.workflow,
+        version=snapshot.version,
+        pool=snapshot.pool,
+        status=snapshot.status,
+        since=moment(snapshot.since),
+        created=moment(snapshot.created),
+        reason=why(snapshot),
+        details=snapshot.details,
+        tags=snapshot.tags,
+        memo=_memo(snapshot.memo),
+        due=_moment(snapshot.wake),
+        start_by=_moment(snapshot.start_by),
+        finish_by=_moment(snapshot.finish_by),
+    )
+
+
+def _memo(data: bytes) -> dict[str, Any]:
+    # A damaged record is shown as far as it can be read: it must not hide the others in a list.
+    try:
+        memo: object = json.loads(data)
+    except ValueError:
+        memo = None
+    return cast("dict[str, Any]", memo) if isinstance(memo, dict) else {}
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else moment(milliseconds)
+
+
 def why(snapshot: RunSnapshot) -> str:
     """Say in words why a run is where it is."""
     if snapshot.status is Status.STALLED:  # each death in it begins with the server's time
@@ -180,6 +243,8 @@ def why(snapshot: RunSnapshot) -> str:
             snapshot.reason,
             flags=re.MULTILINE,
         )
+    if snapshot.status is Status.SCHEDULED and snapshot.wake is not None:
+        return f"is to start at {moment(snapshot.wake).isoformat()}"
     if snapshot.status in WAITING:
         return _waits(snapshot)
     if snapshot.status is Status.QUEUED:

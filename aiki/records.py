@@ -180,7 +180,10 @@ class ReadyEntry:
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """A run's record at one moment. Times are the server's, in milliseconds."""
+    """A run's record at one moment. Times are the server's, in milliseconds.
+
+    Where several are read at once, they are read without their payloads: input, result, failure.
+    """
 
     id: str
     workflow: str
@@ -200,6 +203,11 @@ class RunSnapshot:
     input: bytes
     result: bytes | None
     failure: bytes | None
+    start_by: int | None
+    finish_by: int | None
+    tags: tuple[str, ...]
+    memo: bytes
+    details: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import hashlib
 import logging
@@ -12,7 +13,7 @@ from uuid import UUID
 
 from aiki.attempts import Attempts
 from aiki.durations import Seconds, seconds
-from aiki.errors import DataError, DefinitionError
+from aiki.errors import AikiError, DataError, DefinitionError, LimitExceeded
 from aiki.execution import Execution
 from aiki.names import checked_name
 from aiki.operation import Host
@@ -20,6 +21,9 @@ from aiki.records import ClaimedRun
 from aiki.step import StepSpec, is_in_step
 from aiki.waits import Waits
 
+MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
+
+_logger = logging.getLogger("aiki.run")
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
 
 
@@ -30,6 +34,8 @@ class Run:
         self.id = claimed.ownership.run_id
         self.execution = Execution(claimed, host)
         self._attempts = Attempts(self.execution)
+        self._owner = claimed.ownership
+        self._runs = host.runs
         self._specs: dict[str, StepSpec] = {}
         self._draws = 0
         self._patches: dict[str, bool] = {}
@@ -100,6 +106,33 @@ class Run:
         """Give the key of a note, and what is noted there or `make` makes now."""
         return self.execution.note(address, make)
 
+    async def set_details(self, text: str) -> None:
+        """Say what the run is at, for whoever looks at it: `handle.describe()`, `aiki show`.
+
+        The last text replaces those before. Nothing is said while recorded steps are repeated, and
+        nothing is recorded in the journal. At most 4 KiB.
+
+        Raises:
+            DataError, LimitExceeded: it is no text, or too long.
+            DefinitionError: it was called outside the handler.
+        """
+        text = _checked_details(text)
+        if is_in_step() or _active.get() is not self or not self.execution.is_on_this_loop():
+            raise DefinitionError(
+                f"the details of run {self.id} were set outside its handler; set them in the "
+                "handler, with the `run` that it was given"
+            )
+        if self.execution.is_closed:
+            # The run is being left. The pause is for who swallows this, again and again.
+            await asyncio.sleep(0.01)
+            raise asyncio.CancelledError
+        if self.execution.is_replaying:
+            return
+        try:
+            await self._runs.set_details(self._owner, text)
+        except AikiError as error:  # nothing depends on it
+            _logger.warning("the details of run %s were not stored: %s", self.id, error)
+
     def begin(self, handler: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Let an actor start the handler."""
 
@@ -150,6 +183,18 @@ class Run:
         self._draws += 1
         seed = f"{self.id}/{self._draws}".encode()
         return hashlib.blake2b(seed, digest_size=size).digest()
+
+
+def _checked_details(text: object) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"the details of a run are a str, not {type(text).__qualname__}")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise DataError(f"the details of a run are no text that can be stored: {error}") from None
+    if size > MAX_DETAILS:
+        raise LimitExceeded(f"the details of a run have {size} bytes; at most {MAX_DETAILS}")
+    return text
 
 
 class _RunLogger(logging.LoggerAdapter[logging.Logger]):

@@ -16,12 +16,12 @@ LAYERS = (
     {"durations", "names", "process", "threads", "lock_file"},
     {"annotations", "refusals", "states"},
     {"codec"},
-    {"failures", "retry", "definition"},
+    {"failures", "retry", "definition", "options"},
     {"records"},
     {"journal", "rounds", "mail", "store", "valkey_setup", "valkey_server", "embedded"},
     {"step", "once", "newsdesk"},
     {"operation", "completion", "heartbeat", "housekeeping", "claims"},
-    {"replay", "commits", "handle", "life"},
+    {"replay", "commits", "handle", "life", "listing"},
     {"execution", "client"},
     {"attempts", "waits"},
     {"run"},
@@ -29,7 +29,7 @@ LAYERS = (
     {"registry"},
     {"actor"},
     {"worker"},
-    {"cli_settings", "cli_output", "cli", "__init__"},
+    {"cli_settings", "cli_options", "cli_output", "cli", "__init__"},
 )
 
 # Values in, values out: these decide, and others act.

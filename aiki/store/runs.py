@@ -38,13 +38,16 @@ _PARK = SCRIPTS["park_run"].sha
 _FINISH = SCRIPTS["finish_run"].sha
 _STALL = SCRIPTS["stall_run"].sha
 _RELEASE = SCRIPTS["release_run"].sha
+_DETAILS = SCRIPTS["set_details"].sha
 _CANCEL = SCRIPTS["request_cancel"].sha
 _WATCH = SCRIPTS["watch_run"].sha
-# As `_snapshot` reads them: text, then three payloads
-_SNAPSHOT = (
+# As `_snapshot` reads them
+_TEXTS = (
     "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
-    "waits", "cancel", "reason", "deaths", "quarantine", "input", "result", "failure",
+    "waits", "cancel", "reason", "deaths", "quarantine", "start_by", "finish_by", "tags", "memo",
+    "details",
 )  # fmt: skip
+_PAYLOADS = ("input", "result", "failure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class NewRun:
     input: bytes
     reference: str
     input_hash: str
+    more: str = ""
+    """What few runs have, as `shared/start.lua` reads it."""
 
 
 class Runs:
@@ -82,7 +87,7 @@ class Runs:
         for run in runs:
             command += (
                 run.id, run.workflow, run.version, run.pool, run.input, run.reference,
-                run.input_hash,
+                run.input_hash, run.more,
             )  # fmt: skip
         reply = await self._link.send_within(tuple(command), timeout)
         if reply[0] == b"STORE":
@@ -288,6 +293,13 @@ class Runs:
         )
         return reply
 
+    async def set_details(self, owner: Ownership, text: str) -> bytes:
+        """Say what the run is at: OK or FENCED."""
+        reply: bytes = await self._send(
+            ("EVALSHA", _DETAILS, "1", self._base, owner.run_id, owner.token, text)
+        )
+        return reply
+
     async def request_cancel(self, run_id: str, reason: str, *, timeout: float) -> Status:
         """Ask a run to end and return the status it has now.
 
@@ -313,16 +325,16 @@ class Runs:
         Raises:
             NotFound: there is no such run.
         """
-        command = ("HMGET", f"{self._base}run:{run_id}", *_SNAPSHOT)
+        command = ("HMGET", f"{self._base}run:{run_id}", *_TEXTS, *_PAYLOADS)
         reply = await self._link.send_within(command, timeout)
         if reply[0] is None:
             _found(run_id, b"NONE")
         return _snapshot(run_id, reply)
 
     async def snapshots(self, run_ids: Sequence[str], *, timeout: float) -> list[RunSnapshot]:
-        """Read several records; runs removed meanwhile are left out."""
+        """Read several records without their payloads; runs removed meanwhile are left out."""
         futures = [
-            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *_SNAPSHOT), timeout)
+            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *_TEXTS), timeout)
             for run_id in run_ids
         ]
         replies = await asyncio.gather(*futures)
@@ -343,9 +355,11 @@ def _found(run_id: str, word: bytes) -> bytes:
 
 def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
     # A damaged record is shown as far as it can be read: it must not hide the others in a list.
-    text = [None if value is None else value.decode(errors="replace") for value in reply[:14]]
+    text = [None if value is None else value.decode(errors="replace") for value in reply[:19]]
     workflow, version, pool, status, created, since, epoch, owner = text[:8]
-    wake, waits, cancel, reason, deaths, quarantine = text[8:]
+    wake, waits, cancel, reason, deaths, quarantine = text[8:14]
+    start_by, finish_by, tags, memo, details = text[14:19]
+    payload, result, failure = reply[19:] or (b"", None, None)
     return RunSnapshot(
         run_id,
         workflow or "",
@@ -356,16 +370,24 @@ def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
         _number(since),
         _number(epoch),
         owner or "",
-        _number(wake) if wake and status in WAITING else None,
+        _number(wake) if wake and status in _WITH_WAKE else None,
         waits.split("\n") if waits and status in WAITING else [],
         cancel,
         reason or "",
         _number(deaths),
         quarantine == "1",
-        reply[14],
-        reply[15],
-        reply[16],
+        payload,
+        result,
+        failure,
+        _number(start_by) or None,
+        _number(finish_by) or None,
+        tuple(tags.split("\n")) if tags else (),
+        (memo or "{}").encode(),
+        details or "",
     )
+
+
+_WITH_WAKE = WAITING | {Status.SCHEDULED}
 
 
 def _number(text: str | None) -> int:

@@ -72,18 +72,30 @@ async def opening(scene: Scene) -> list[Argument]:
 
 @call("start_runs", [[b"OK", RUN.encode()]])
 async def start(scene: Scene) -> list[Argument]:
-    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash"]
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", ""]
 
 
 @call("start_runs", [[b"OK", RUN.encode()]])
 async def start_with_key(scene: Scene) -> list[Argument]:
-    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash"]
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash", ""]
 
 
 @call("start_runs", [[b"CONFLICT", RUN.encode()]])
 async def start_in_conflict(scene: Scene) -> list[Argument]:
     await scene.start_run(run_id=RUN, key="key")
-    return [scene.store.store_id, "0-other", WORKFLOW, VERSION, POOL, b"{}", "key", "other"]
+    return [scene.store.store_id, "0-other", WORKFLOW, VERSION, POOL, b"{}", "key", "other", ""]
+
+
+@call("start_runs", [[b"OK", RUN.encode()]])
+async def start_with_tags_and_deadlines(scene: Scene) -> list[Argument]:
+    more = "start +60000\nfinish +90000\ntag customer:7\nmemo {}"
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", more]
+
+
+@call("start_runs", [[b"OK", RUN.encode()]])
+async def start_with_delay(scene: Scene) -> list[Argument]:
+    more = "at +60000\nfinish 9999999999999\ntag customer:7"
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash", more]
 
 
 @call("register_worker", b"OK")
@@ -113,8 +125,7 @@ async def reading(scene: Scene) -> list[Argument]:
 
 @call("return_ready", b"OK")
 async def returning(scene: Scene) -> list[Argument]:
-    entry = await _delivered(scene)
-    return [STREAM, entry.entry]
+    return [STREAM, (await _delivered(scene)).entry]
 
 
 @call("claim_runs")
@@ -308,6 +319,24 @@ async def stall_of_a_cancelled_run(scene: Scene) -> list[Argument]:
     return [RUN, owner.token, WORKER, "a reason"]
 
 
+@call("set_details", b"OK")
+async def details(scene: Scene) -> list[Argument]:
+    return [RUN, (await _owned(scene)).token, "half done"]
+
+
+@call("stall_unserved", [RUN.encode()], [])
+async def holding_the_unserved(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    return ["0", "60000", "100", "24 h"]
+
+
+@call("stall_unserved", [RUN.encode()], [])
+async def holding_the_unserved_that_are_cancelled(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    await scene.command("HSET", f"{scene.base}run:{RUN}", "cancel", "a reason")
+    return ["0", "60000", "100", "24 h"]
+
+
 @call("release_run", b"OK", b"STALE")
 async def release(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
@@ -349,6 +378,38 @@ async def due_timers(scene: Scene) -> list[Argument]:
     return ["100"]
 
 
+@call("fire_timers", [1, b""], [0, b""])
+async def due_start(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000")
+    await scene.fall_due()
+    return ["100"]
+
+
+@call("fire_timers", [0, b""])
+async def deadline_of_an_unclaimed_run(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000\nstart +60000\nfinish +60000")
+    await scene.command("ZADD", scene.base + "timers", 1, RUN + "!start", 1, RUN + "!finish")
+    return ["100"]
+
+
+@call("fire_timers", [0, b""])
+async def deadline_of_a_running_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN, more="start +60000\nfinish +60000")
+    await scene.take(WORKER)
+    await scene.fall_due()
+    return ["100"]
+
+
+@call("remove_run", 1, 0)
+async def removal_of_a_tagged_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    more = "start +60000\nfinish +60000\ntag customer:7\ntag red"
+    owner = await scene.running(WORKER, run_id=RUN, more=more)
+    await scene.finish(owner)
+    return ["0", "100", WORKFLOW]
+
+
 @call("remove_run", 1, 0)
 async def removal(scene: Scene) -> list[Argument]:
     await scene.register(name=WORKER)
@@ -361,6 +422,12 @@ async def removal(scene: Scene) -> list[Argument]:
 @call("request_cancel", b"cancelled")
 async def cancel_of_an_unclaimed_run(scene: Scene) -> list[Argument]:
     await scene.start_run(run_id=RUN)
+    return [RUN, "a reason"]
+
+
+@call("request_cancel", b"cancelled")
+async def cancel_of_a_scheduled_run(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000\nfinish +60000")
     return [RUN, "a reason"]
 
 
