@@ -24,6 +24,7 @@ _KINDS = {
     EntryKind.OPEN: "retrying",
     EntryKind.RESULT: "completed",
     EntryKind.FAILURE: "failed",
+    EntryKind.CANCELLED: "cancelled",
     EntryKind.TIMEOUT: "timed out",
     EntryKind.NOTE: "noted",
     EntryKind.ABANDONED: "abandoned",
@@ -70,8 +71,8 @@ class RecordedStep:
     task: str
     key: str
     outcome: str
-    """`completed`, `failed`, `timed out` or `abandoned`; `noted` of what was known at once;
-    `retrying` or `waiting` of what is not over."""
+    """`completed`, `failed`, `cancelled`, `timed out` or `abandoned`; `noted` of what was known
+    at once; `retrying` or `waiting` of what is not over."""
     attempts: int
     started: datetime
     recorded: datetime
@@ -264,6 +265,10 @@ def _waits(snapshot: RunSnapshot) -> str:
             return f"sleeps until {until}: {', '.join(names)}"
         case Status.AWAITING_EVENT:
             return f"waits for {', '.join(names)}" + (f", or {until}" if until else "")
+        case Status.AWAITING_CHILD:
+            return f"waits for its children: {', '.join(names)}" + (
+                f", or {until}" if until else ""
+            )
         case _:
             return f"its next attempt is due at {until}"
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from aiki.records import Entry
 from aiki.rounds import Turn
 from aiki.states import Status
+from aiki.store.children import Children
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.threads import Threads
@@ -43,6 +44,7 @@ class Host:
 
     runs: Runs
     mailbox: Mailbox
+    children: Children
     threads: Threads
     label: str
     inline_wait: float

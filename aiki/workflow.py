@@ -11,6 +11,7 @@ from types import EllipsisType, FunctionType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from aiki.annotations import resolved
+from aiki.children import ChildHandle
 from aiki.client import Call, Client, StartOptions
 from aiki.codec import Arguments, Codec
 from aiki.definition import (
@@ -32,6 +33,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 OnConflict: TypeAlias = Literal["error", "return_existing"]
+OnParentClose: TypeAlias = Literal["cancel", "abandon", "wait"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,6 +69,23 @@ class Start(Generic[P, R_co]):
             )
         return await client.start_call(self.bind(*args, **kwargs))
 
+    async def start_as_child(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> ChildHandle[R_co]:
+        """Start a run as a child of `run`, as a recorded step, and return its handle.
+
+        What becomes of it when `run` ends says `with_options(on_parent_close=…)`: by default it is
+        cancelled. An idempotency key is that of the parent: the same key gives the same child.
+        Raises `DataError` for arguments that their annotations do not describe.
+        """
+        if not isinstance(run, Run):
+            raise DefinitionError(
+                f"{self} is started as a child of the run that the handler was given, not of "
+                f"{type(run).__qualname__}"
+            )
+        run.check_here(f"{self} was started as a child")
+        return await run.children.start(self.bind(*args, **kwargs))
+
     def handle(self, client: Client, run_id: str) -> Handle[R_co]:
         """Return a handle on a run of this version by its id; nothing is asked of the store."""
         return client.typed_handle(run_id, self.result)
@@ -90,6 +109,7 @@ class Start(Generic[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: When | EllipsisType | None = ...,
         finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
         delay: Seconds | EllipsisType | None = ...,
@@ -112,6 +132,8 @@ class Start(Generic[P, R_co]):
             options = replace(options, start_by=deadline(start_by, "start_by"))
         if finish_by is not ...:
             options = replace(options, finish_by=deadline(finish_by, "finish_by"))
+        if on_parent_close is not ...:
+            options = replace(options, on_parent_close=_checked_on_close(on_parent_close))
         if delay is not ... or start_at is not ...:
             at = due(None if delay is ... else delay, None if start_at is ... else start_at)
             options = replace(options, at=at)
@@ -162,6 +184,7 @@ class WorkflowVersion(Start[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: Seconds | EllipsisType | None = ...,
         finish_by: Seconds | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
     ) -> WorkflowVersion[P, R_co]: ...
     @overload
     def with_options(
@@ -172,6 +195,7 @@ class WorkflowVersion(Start[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: When | EllipsisType | None = ...,
         finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
         delay: Seconds | EllipsisType | None = ...,
@@ -185,6 +209,7 @@ class WorkflowVersion(Start[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: When | EllipsisType | None = ...,
         finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
         delay: Seconds | EllipsisType | None = ...,
@@ -194,7 +219,9 @@ class WorkflowVersion(Start[P, R_co]):
 
         `tags` and `memo` are added to those that there are. `start_by` and `finish_by` are
         deadlines, at which the run is cancelled where it was never claimed, or is not over; a
-        length of time counts from when the run is due to start.
+        length of time counts from when the run is due to start. `on_parent_close` says what becomes
+        of a child when its parent ends: "cancel", "abandon" (it goes on) or "wait" (the parent ends
+        after it).
 
         `idempotency_key`, `on_conflict`, `delay`, `start_at` and a deadline that is a datetime are
         about one run, and make it a `Start`. A second start with the same key and the same input
@@ -208,6 +235,7 @@ class WorkflowVersion(Start[P, R_co]):
             memo=memo,
             start_by=start_by,
             finish_by=finish_by,
+            on_parent_close=on_parent_close,
             idempotency_key=idempotency_key,
             on_conflict=on_conflict,
             delay=delay,
@@ -318,3 +346,11 @@ def _checked_on_conflict(value: object) -> OnConflict:
     if value == "return_existing":
         return "return_existing"
     raise DataError(f'on_conflict is "error" or "return_existing", not {value!r:.100}')
+
+
+def _checked_on_close(value: object) -> OnParentClose:
+    match value:
+        case "cancel" | "abandon" | "wait":
+            return value
+        case _:
+            raise DataError(f'on_parent_close is "cancel", "abandon" or "wait", not {value!r:.100}')
