@@ -198,11 +198,14 @@ class Execution:
         address: str,
         perform: Callable[[Operation], Awaitable[T]],
         read: Callable[[Entry], T],
+        *,
+        fetch: Callable[[str], Awaitable[None]] | None = None,
     ) -> T:
         """Give the recorded outcome of an operation, or perform it and record the outcome.
 
         `read` makes of a closed entry what `perform` gave, or raises what it raised; where it
-        raises `DataError`, the code does not fit what is recorded.
+        raises `DataError`, the code does not fit what is recorded. `fetch` reads before what a
+        recorded result does not hold itself.
         """
         if self.is_closed:
             await self._operations.never()
@@ -217,7 +220,7 @@ class Execution:
             self._replay.asked()
         try:
             if self._replay is not None and entry and entry.kind is not EntryKind.OPEN:
-                return await self._recorded(self._replay, operation, entry, read)
+                return await self._recorded(self._replay, operation, entry, read, fetch)
             return await perform(operation)
         except asyncio.CancelledError:
             if not self.is_closed:
@@ -231,7 +234,12 @@ class Execution:
                 self.check_park_later()
 
     async def _recorded(
-        self, replay: Replay, operation: Operation, entry: Entry, read: Callable[[Entry], T]
+        self,
+        replay: Replay,
+        operation: Operation,
+        entry: Entry,
+        read: Callable[[Entry], T],
+        fetch: Callable[[str], Awaitable[None]] | None,
     ) -> T:
         turn = operation.turn = self._rounds.recorded(
             operation.key, is_alone=self._is_alone(operation)
@@ -245,9 +253,15 @@ class Execution:
             self._delivering = self._loop.create_task(self._give_cancel(operation, turn))
             await self._operations.until_cancelled()
         operation.state = State.REPLAYING
-        if await self._rounds.come(turn, is_final=True):
-            self._operations.cancel_again(operation)
+        is_late = False
         try:
+            if fetch is not None and entry.kind is EntryKind.RESULT:
+                fetching = asyncio.ensure_future(fetch(operation.key))
+                await self._outlast(fetching)
+                is_late = operation.is_cancelled
+                fetching.result()
+            if await self._rounds.come(turn, is_final=True) or is_late:
+                self._operations.cancel_again(operation)
             return read(entry)
         except DataError as error:
             self.steering.stall(
@@ -274,6 +288,12 @@ class Execution:
             self.check_park_later()
         self._meet_cancel()
 
+    async def works(self, operation: Operation) -> None:
+        """Note that an operation goes on after a wait: the run cannot be parked meanwhile."""
+        if self.is_closed or operation.state is State.POINT:
+            await self._operations.until_cancelled()
+        operation.state = State.COMMITTING
+
     async def may_start(self, operation: Operation) -> None:
         """Wait until a new effect is allowed."""
         while True:
@@ -296,10 +316,6 @@ class Execution:
                 await self._write_notes()
             else:
                 return
-
-    def peek(self, address: str) -> tuple[str, Entry | None]:
-        """Give the key that the next operation at an address will have, and what is recorded."""
-        return self._journal.peek(address)
 
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now.

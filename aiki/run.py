@@ -8,15 +8,17 @@ import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Literal, Protocol, TypeVar, overload
 from uuid import UUID
 
 from aiki.attempts import Attempts
-from aiki.children import Children, OnError
+from aiki.children import Children
 from aiki.client import Call
 from aiki.durations import Seconds, seconds
 from aiki.errors import AikiError, DataError, DefinitionError, LimitExceeded
 from aiki.execution import Execution
+from aiki.mapping import MAX_MAPPED, ChildMap, OnError
 from aiki.names import checked_name
 from aiki.operation import Host
 from aiki.records import ClaimedRun
@@ -75,7 +77,7 @@ class Run:
     def children(self) -> Children:
         """The runs that this run has started."""
         if self._children is None:
-            self._children = Children(self.execution)
+            self._children = Children(self.execution, self.check_here)
         return self._children
 
     @overload
@@ -122,8 +124,10 @@ class Run:
         how: object = on_error
         if how not in ("raise", "return"):
             raise DataError(f'on_error is "raise" or "return", not {how!r:.100}')
-        calls = [child.bind(item) for item in items]
-        return await self.children.map(calls, max_parallel=max_parallel, on_error=on_error)
+        calls = [child.bind(item) for item in islice(items, MAX_MAPPED + 1)]
+        if len(calls) > MAX_MAPPED:
+            raise LimitExceeded(f"run.map takes at most {MAX_MAPPED:,} items; map over parts")
+        return await ChildMap(self.execution, calls, max_parallel, on_error).results()
 
     async def sleep(self, name: str, duration: Seconds) -> bool:
         """Sleep, durably; a run that only sleeps takes no worker meanwhile.
