@@ -20,6 +20,8 @@ from aiki.store import Store
 
 R_co = TypeVar("R_co", covariant=True)
 
+_NAMED = 5  # of all that a run waits for
+
 _KINDS = {
     EntryKind.OPEN: "retrying",
     EntryKind.RESULT: "completed",
@@ -258,7 +260,9 @@ def why(snapshot: RunSnapshot) -> str:
 
 
 def _waits(snapshot: RunSnapshot) -> str:
-    names = [key.rpartition("#")[0].partition(":")[0] for key in snapshot.waits]
+    names = [_awaited(key) for key in snapshot.waits[:_NAMED]]
+    if len(snapshot.waits) > _NAMED:
+        names.append(f"and {len(snapshot.waits) - _NAMED:,} more")
     until = "" if snapshot.wake is None else moment(snapshot.wake).isoformat()
     match snapshot.status:
         case Status.SLEEPING:
@@ -271,6 +275,17 @@ def _waits(snapshot: RunSnapshot) -> str:
             )
         case _:
             return f"its next attempt is due at {until}"
+
+
+def _awaited(key: str) -> str:
+    kind, _, name = key.rpartition("#")[0].partition(":")[0].partition("/")
+    match kind:
+        case "end":
+            return name
+        case "map":
+            return f"those of {name} that are mapped"
+        case _:
+            return f"{kind}/{name}" if name else kind
 
 
 def recorded_step(key: str, entry: Entry) -> RecordedStep:

@@ -85,7 +85,7 @@ class ChildMap:
                 if state.ended == len(self._calls):
                     return await self._complete(operation, begun)
                 await self._start_more(operation, state)
-                run.wait_begins(operation, math.inf, Status.AWAITING_CHILD)
+                run.wait_begins(operation, math.inf, Status.AWAITING_CHILD, told)
                 await asyncio.wait([told])
                 told = run.news.next()
         except DataError as error:

@@ -59,7 +59,17 @@ class Host:
 class Operation:
     """One thing that the handler waits for: a step, a sleep, an event."""
 
-    __slots__ = ("cancelling", "entry", "key", "parks_as", "state", "task", "turn", "until")
+    __slots__ = (
+        "cancelling",
+        "coming",
+        "entry",
+        "key",
+        "parks_as",
+        "state",
+        "task",
+        "turn",
+        "until",
+    )
 
     def __init__(self, key: str, entry: Entry | None, task: asyncio.Task[Any]) -> None:
         self.key = key
@@ -68,6 +78,7 @@ class Operation:
         self.cancelling = task.cancelling()  # cancellations that were there before this step
         self.state = State.HELD
         self.until = 0.0
+        self.coming: asyncio.Future[Any] | None = None  # what it waits for beside that time
         self.parks_as = Status.AWAITING_RETRY
         self.turn: Turn | None = None
 
@@ -120,9 +131,14 @@ class Operations:
         return any(operation.state in states for operation in self._by_key.values())
 
     def all_wait_beyond(self, moment: float) -> bool:
-        """Tell whether each waits for a time later than this one of the loop's clock."""
+        """Tell whether each waits for a time later than this one of the loop's clock.
+
+        One for which something has come does not, though its task may still have to hear of it.
+        """
         return all(
-            operation.state is State.WAITING and operation.until > moment
+            operation.state is State.WAITING
+            and operation.until > moment
+            and (operation.coming is None or not operation.coming.done())
             for operation in self._by_key.values()
         )
 

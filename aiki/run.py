@@ -114,8 +114,12 @@ class Run:
 
         For thousands of items: each result stays in its child's record. With `on_error="raise"` the
         first child that fails or is cancelled has the others cancelled, and raises `RunFailed` or
-        `RunCancelled`; with `"return"` these stand among the results. Raises `LimitExceeded` for
-        more than 10,000 items.
+        `RunCancelled`; with `"return"` these stand among the results.
+
+        Raises:
+            DataError: an item is not what the child takes.
+            LimitExceeded: more than 10,000 items, or more than 64 MiB of results.
+            DefinitionError: what is to be started is no version, or has an option about one run.
         """
         self.check_here("children were mapped")
         given: object = max_parallel
@@ -124,6 +128,11 @@ class Run:
         how: object = on_error
         if how not in ("raise", "return"):
             raise DataError(f'on_error is "raise" or "return", not {how!r:.100}')
+        if not callable(getattr(child, "bind", None)):
+            raise DefinitionError(
+                f"run.map takes a version of a workflow, not {child!r:.100}; of a task, gather "
+                "the starts"
+            )
         calls = [child.bind(item) for item in islice(items, MAX_MAPPED + 1)]
         if len(calls) > MAX_MAPPED:
             raise LimitExceeded(f"run.map takes at most {MAX_MAPPED:,} items; map over parts")

@@ -94,7 +94,7 @@ class Waits:
             while True:
                 woken = run.news.wakes > before
                 if not woken and until > self._loop.time():
-                    run.wait_begins(operation, until, Status.SLEEPING)
+                    run.wait_begins(operation, until, Status.SLEEPING, wake)
                     await self._wait_for(wake, until)
                     woken = run.news.wakes > before
                 payload = b"true" if woken else b"false"
@@ -160,7 +160,7 @@ class Waits:
                 until, begun, _ = await self._opened(operation, timeout, None)
             while True:
                 if not coming.done() and until > self._loop.time():
-                    run.wait_begins(operation, until, parks_as)
+                    run.wait_begins(operation, until, parks_as, coming)
                     await self._wait_for(coming, until)
                 if coming.done():
                     take = taking(coming.result(), begun)
