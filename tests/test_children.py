@@ -304,10 +304,8 @@ async def test_equal_starts_make_several_children_and_one_key_makes_one(app: App
         same = await asyncio.gather(*(keyed.start_as_child(run, 1) for _ in range(3)))
         again = await keyed.start_as_child(run, 1)
         other = await doubles.with_options(idempotency_key="twice").start_as_child(run, 1)
-        try:
+        with pytest.raises(Conflict, match="key 'once' belongs to another child of this run"):
             await keyed.start_as_child(run, 2)
-        except Conflict as error:
-            conflict = str(error)
         lenient = doubles.with_options(idempotency_key="once", on_conflict="return_existing")
         existing = await lenient.start_as_child(run, 2)
         results = [await child.wait_for_completion() for child in (*plain, *same, other)]
@@ -315,12 +313,11 @@ async def test_equal_starts_make_several_children_and_one_key_makes_one(app: App
             len({child.id for child in plain}),
             len({child.id for child in (*same, again, existing)}),
             other.id != again.id,
-            "idempotency key 'once' belongs to another child of this run" in conflict,
             results,
         ]
 
     await app.serve(parents, children)
-    assert await app.result(parent.bind(), 60) == [3, 1, True, True, [2] * 7]
+    assert await app.result(parent.bind(), 60) == [3, 1, True, [2] * 7]
     started = [run async for run in app.client.runs(workflow=children.name)]
     assert len(started) == 5
 
@@ -593,7 +590,7 @@ async def test_what_cannot_work_is_refused_where_it_is_written(app: App) -> None
             with pytest.raises(DataError):
                 await child.wait_for_completion(bad)  # type: ignore[arg-type]
         with pytest.raises(DataError):
-            doubles.with_options(on_parent_close="stay")  # type: ignore[arg-type]
+            doubles.with_options(on_parent_close="stay")  # type: ignore[call-overload]
         return seen
 
     await app.serve(parents, children)

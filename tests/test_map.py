@@ -81,7 +81,8 @@ async def square_all(app: App, count: int, **options: Any) -> list[int]:
         return await run.map(square, range(count), **options)
 
     await app.serve(mapping, squares)
-    return await app.result(mapped.bind(count), DEADLINE)
+    result: list[int] = await app.result(mapped.bind(count), DEADLINE)
+    return result
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 33, 100])
@@ -503,13 +504,13 @@ async def test_what_cannot_be_mapped_is_refused_before_anything_is_started(app: 
         with pytest.raises(LimitExceeded, match="at most 10,000 items"):
             await run.map(square, endless())
         with pytest.raises(DataError):
-            await run.map(square, [1, "a"])  # type: ignore[list-item]
+            await run.map(square, [1, "a"])  # type: ignore[misc]
         with pytest.raises(DefinitionError, match="without options about one run"):
             await run.map(square.with_options(idempotency_key="one"), [1])
         with pytest.raises(DefinitionError, match="without options about one run"):
             await run.map(square.with_options(delay=5), [1])
         with pytest.raises(DefinitionError, match="takes a version of a workflow"):
-            await run.map(workflow, [1])  # type: ignore[arg-type, type-var]
+            await run.map(workflow, [1])  # type: ignore[call-overload]
         return "refused"
 
     await app.serve(mapping, squares)
