@@ -73,16 +73,15 @@ class Crowd:
             self.present -= 1
 
 
-async def square_all(app: App, count: int, **options: Any) -> list[int]:
+async def square_all(app: App, count: int) -> list[int]:
     mapping = workflow("mapping")
 
     @mapping.v("1.0.0")
     async def mapped(run: Run, count: int) -> list[int]:
-        return await run.map(square, range(count), **options)
+        return await run.map(square, range(count))
 
     await app.serve(mapping, squares)
-    result: list[int] = await app.result(mapped.bind(count), DEADLINE)
-    return result
+    return await app.result(mapped.bind(count), DEADLINE)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 33, 100])
