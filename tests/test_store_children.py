@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiki.operation import Operation, Operations, State
-from aiki.records import ClaimedRun, EntryKind, Ownership
+from aiki.records import EntryKind, Ownership
 from aiki.states import Status
 from aiki.store.children import NewChild
 from tests.support.audit import audit, audit_indexes
@@ -34,7 +34,7 @@ async def with_map(
     parent = await scene.running(await scene.register(name="w"), run_id=PARENT)
     await start_some(scene, parent, range(count), wake_at, strict=strict)
     claimed = [await scene.claim(entry, "w") for entry in await scene.deliver("w")]
-    return parent, [each.ownership for each in claimed if isinstance(each, ClaimedRun)]
+    return parent, [each.ownership for each in claimed]
 
 
 async def start_some(
