@@ -7,7 +7,7 @@ import pytest
 
 import aiki
 from aiki import Handle, Run, RunCancelled, RunFailed, Status, task, workflow
-from tests.support.app import App, becomes
+from tests.support.app import App, becomes, outcomes
 from tests.support.waiting import eventually
 
 Policy = Literal["cancel", "abandon", "wait"]
@@ -122,6 +122,11 @@ async def test_a_parent_that_waits_at_its_end_ends_with_its_own_outcome(app: App
     handle = await parent.start(app.client)
     (first,) = await all_of(app, bad.name, 1)
     (second,) = await all_of(app, leaves.name, 1)
+
+    async def is_late() -> bool:
+        return "timed out" in [outcome for _, outcome in await outcomes(handle)]
+
+    await eventually(is_late, what="the wait in vain")
     await becomes(handle, Status.AWAITING_CHILD)
     await go_on.send(first, None)
     with pytest.raises(RunFailed):
