@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -28,6 +29,12 @@ def seconds(value: Seconds, *, what: str) -> float:
     if not 0 <= number <= LONGEST_SECONDS:  # NaN is refused here as well
         raise DataError(f"{what} must be between 0 seconds and 10 years, not {_shown(given)}")
     return float(number)
+
+
+def milliseconds(duration: float) -> int:
+    """Give so many seconds in whole milliseconds, never fewer: no wait ends early."""
+    # A float of 0.3 s is a little less or more than that; a nanosecond makes no millisecond.
+    return math.ceil(duration * 1000 - 1e-6)
 
 
 def _shown(value: object) -> str:

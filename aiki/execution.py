@@ -38,6 +38,7 @@ PARKS_AS = (
     Status.SLEEPING,
     Status.AWAITING_RETRY,
 )
+TOLD = 10  # of the waits of a parked run, which may be thousands
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
 
 T = TypeVar("T")
@@ -302,7 +303,7 @@ class Execution:
         It is written before anything starts, so nothing that comes after it can be repeated with
         another one.
         """
-        key, entry = self._journal.take(address)
+        key, entry = self._journal.take(address, is_note=True)
         if entry is not None and entry.kind is EntryKind.NOTE:
             return key, entry.payload
         payload = make()
@@ -347,6 +348,7 @@ class Execution:
         self._meet_cancel()
         if not self._is_blocked():
             self._operations.release()
+            self.check_park_later()  # a look that came while we were blocked was in vain
 
     # What is written
 
@@ -553,6 +555,8 @@ class Execution:
             status = next(status for status in PARKS_AS if status in kinds)
             waits = [operation.key for operation in operations]
             timed = [each.key for each in operations if each.until < math.inf]
+            if len(waits) > TOLD:
+                waits[TOLD:] = [f"and {len(waits) - TOLD:,} more"]
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 
     def _seen(self) -> int:

@@ -192,7 +192,8 @@ def why(snapshot: RunSnapshot) -> str:
 
 
 def _waits(snapshot: RunSnapshot) -> str:
-    names = [key.rpartition("#")[0].partition(":")[0] for key in snapshot.waits]
+    # Each a key; behind many of them, how many more there are
+    names = [(key.rpartition("#")[0] or key).partition(":")[0] for key in snapshot.waits]
     until = "" if snapshot.wake is None else moment(snapshot.wake).isoformat()
     match snapshot.status:
         case Status.SLEEPING:
