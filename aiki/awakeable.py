@@ -11,6 +11,7 @@ from aiki.codec import Codec
 from aiki.definition import caller
 from aiki.durations import Seconds, seconds
 from aiki.errors import DataError, DefinitionError, NotFound, Rejected
+from aiki.failures import failure_from_exception, failure_from_json, failure_to_json
 from aiki.names import checked_name
 from aiki.records import EntryKind
 from aiki.run import Run
@@ -77,7 +78,7 @@ class Awakeable(Generic[T]):
 
     def _read(self, kind: EntryKind, payload: bytes) -> Any:
         if kind is EntryKind.FAILURE:
-            raise Rejected(payload.decode())
+            raise Rejected(failure_from_json(payload).message)
         return self._codec.decode(payload)
 
 
@@ -121,7 +122,10 @@ async def reject(client: Client, token: str, reason: str) -> None:
 
 
 def _judged(message: bytes) -> tuple[EntryKind, bytes]:
-    return EntryKind(message[:1].decode()), message[1:]
+    """Tell how a decision is recorded: a rejection like any failure."""
+    if message[:1] == b"r":
+        return EntryKind.RESULT, message[1:]
+    return EntryKind.FAILURE, failure_to_json(failure_from_exception(Rejected(message[1:].decode())))
 
 
 async def _decide(client: Client, token: str, message: bytes) -> None:

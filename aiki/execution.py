@@ -263,10 +263,20 @@ class Execution:
         """Let an operation wait until the run is left."""
         await self._operations.never()
 
-    def wait_begins(self, operation: Operation, until: float, parks_as: Status) -> None:
-        """Note that an operation waits for a time of the loop's clock, which may be infinite."""
+    def wait_begins(
+        self,
+        operation: Operation,
+        until: float,
+        parks_as: Status,
+        coming: asyncio.Future[Any] | None = None,
+    ) -> None:
+        """Note that an operation waits for a time of the loop's clock, which may be infinite.
+
+        Or for what is coming.
+        """
         operation.state = State.WAITING
         operation.until = until
+        operation.coming = coming
         operation.parks_as = parks_as
         if self._suspending:
             self._check_suspend()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from aiki.errors import AikiError
@@ -70,11 +71,12 @@ class Housekeeping:
             self._wake.set()
 
     async def _fire_timers(self) -> float:
+        self._timers_at = math.inf  # so that a hint counts that comes meanwhile
         count, left = await self._store.timers.fire()
         while count == BATCH:
             count, left = await self._store.timers.fire()
         pause = TIMERS_EVERY if left is None else min(left, TIMERS_EVERY)
-        self._timers_at = asyncio.get_running_loop().time() + pause
+        self._timers_at = min(self._timers_at, asyncio.get_running_loop().time() + pause)
         return pause
 
     async def _recover_expired(self) -> float:

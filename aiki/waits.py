@@ -95,7 +95,7 @@ class Waits:
         try:
             while True:
                 if not wake.done() and until > self._loop.time():
-                    run.wait_begins(operation, until, Status.SLEEPING)
+                    run.wait_begins(operation, until, Status.SLEEPING, wake)
                     await self._wait_for(wake, until)
                 woken = wake.done()
                 payload = b"true" if woken else b"false"
@@ -128,7 +128,7 @@ class Waits:
                 until, begun, _ = await self._opened(operation, timeout, None)
             while True:
                 if not coming.done() and until > self._loop.time():
-                    run.wait_begins(operation, until, Status.AWAITING_EVENT)
+                    run.wait_begins(operation, until, Status.AWAITING_EVENT, coming)
                     await self._wait_for(coming, until)
                 if coming.done():
                     message = coming.result()
