@@ -25,7 +25,7 @@ from aiki.newsdesk import NewsDesk
 from aiki.operation import Host, Operation, Operations, State
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
-from aiki.rounds import Rounds, Turn
+from aiki.rounds import SETTLE_TURNS, Rounds, Turn
 from aiki.states import Status
 from aiki.steering import Steer, Steering
 
@@ -66,7 +66,8 @@ class Execution:
         self._operations = Operations()
         self._notes: list[tuple[str, bytes]] = []  # that are to be written before anything starts
         self._noting: asyncio.Task[None] | None = None
-        self._park_check: asyncio.TimerHandle | None = None
+        self._park_check: asyncio.Handle | None = None
+        self._quiet = 0  # turns of the loop, seen by the look whether to park
         # The next two only where there is something to repeat or to read: they refer back to us,
         # and a new run that forms no cycle of references is freed without the garbage collector.
         self._known_news = claimed.news
@@ -212,6 +213,7 @@ class Execution:
         key, entry = self._journal.take(address)
         operation = Operation(key, entry, task)
         self._operations.add(operation)
+        self._quiet = 0
         self._rounds.asked(in_branch=task is not self._handler)
         if self._replay is not None:
             self._replay.asked()
@@ -225,6 +227,7 @@ class Execution:
             raise
         finally:
             self._operations.remove(operation)
+            self._quiet = 0
             if self._suspending:
                 self._check_suspend()
             elif self._operations and not self.is_closed:
@@ -556,7 +559,15 @@ class Execution:
             self._park_check = self._loop.call_later(after, self._check_park)
 
     def _check_park(self) -> None:
-        """Ask to be parked where everything pending is a wait that the store will end."""
+        """Ask to be parked where everything pending is a wait that the store will end.
+
+        A loop that is busy is late with this, and may have yet to tell the handler what has just
+        ended, or the members of a group that they are cancelled.
+        """
+        self._quiet += 1
+        if self._quiet < SETTLE_TURNS:
+            self._park_check = self._loop.call_soon(self._check_park)
+            return
         self._park_check = None
         soon = self._loop.time() + self.host.inline_wait
         operations = self._operations

@@ -80,11 +80,12 @@ class Operation:
     def waits_beyond(self, moment: float) -> bool:
         """Tell whether it waits for a time later than this one of the loop's clock.
 
-        Not where what it waits for has come: it is about to go on, though it did not have its turn
-        of the loop yet.
+        Not where what it waits for has come, or a cancellation: it is about to go on, though it
+        did not have its turn of the loop yet.
         """
-        is_here = self.coming is not None and self.coming.done()
-        return self.state is State.WAITING and self.until > moment and not is_here
+        if self.state is not State.WAITING or self.until <= moment or self.is_cancelled:
+            return False
+        return self.coming is None or not self.coming.done()
 
 
 class Operations:
