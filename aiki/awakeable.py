@@ -125,7 +125,9 @@ def _judged(message: bytes) -> tuple[EntryKind, bytes]:
     """Tell how a decision is recorded: a rejection like any failure."""
     if message[:1] == b"r":
         return EntryKind.RESULT, message[1:]
-    return EntryKind.FAILURE, failure_to_json(failure_from_exception(Rejected(message[1:].decode())))
+    return EntryKind.FAILURE, failure_to_json(
+        failure_from_exception(Rejected(message[1:].decode()))
+    )
 
 
 async def _decide(client: Client, token: str, message: bytes) -> None:

@@ -1,6 +1,7 @@
 """Awakeables: a token, and whoever has it decides, once."""
 
 import asyncio
+import base64
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -234,14 +235,22 @@ async def test_a_token_is_safe_in_a_url_and_nobody_guesses_one(desk: Desk) -> No
 
 
 def forged(*parts: str) -> str:
-    import base64
-
     return base64.urlsafe_b64encode("\n".join(parts).encode()).decode().rstrip("=")
 
 
 @pytest.mark.plain_only("nothing is executed")
 async def test_what_is_no_token_is_refused(app: App) -> None:
-    bad: list[Any] = ["", "x", "not a token", "€", "====", forged("a", "b"), forged("a"), None, b"x"]
+    bad: list[Any] = [
+        "",
+        "x",
+        "not a token",
+        "€",
+        "====",
+        forged("a", "b"),
+        forged("a"),
+        None,
+        b"x",
+    ]
     for token in bad:
         with pytest.raises((DataError, NotFound)):
             await resolve(app.client, token, 1)

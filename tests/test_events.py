@@ -511,7 +511,14 @@ async def test_data_that_does_not_fit_is_refused_where_it_is_sent(app: App) -> N
 async def test_what_is_no_send_is_refused(app: App) -> None:
     handle = await takes_v1.start(app.client, 1)
     send: Any = number.send
-    for arguments in [(), (handle,), (handle, handle.id, 1), (app.client, 1), (5, 1), (handle.id, 1)]:
+    for arguments in [
+        (),
+        (handle,),
+        (handle, handle.id, 1),
+        (app.client, 1),
+        (5, 1),
+        (handle.id, 1),
+    ]:
         with pytest.raises(DefinitionError, match="event 'number' is sent with a handle and"):
             await send(*arguments)
     with pytest.raises(DefinitionError, match="the id of a run is a str, not int"):

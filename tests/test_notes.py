@@ -42,7 +42,9 @@ async def test_they_are_the_same_in_each_life_of_a_run(app: App) -> None:
         # Had one been another one in a later life, its step would have another address
         steps = [each for each in await handle.journal() if each.task == "work"]
         assert len(steps) == 4
-        told_in = [life for life in lives if life[1] == UUID(steps[0].result.split("UUID('")[1][:36])]
+        told_in = [
+            life for life in lives if life[1] == UUID(steps[0].result.split("UUID('")[1][:36])
+        ]
         longest = max(told_in, key=len)
         assert len(longest) == 16
         for life in told_in:
@@ -252,7 +254,10 @@ async def is_asleep(handle: Handle[Any]) -> bool:
 
 async def test_a_loop_is_patched_as_a_whole_or_not_at_all(site: Site) -> None:
     async def old(run: Run) -> list[str]:
-        return [await site.hangs.start(run, f"old {n}") if n == 2 else await work.start(run, f"old {n}") for n in range(4)]
+        return [
+            await site.hangs.start(run, f"old {n}") if n == 2 else await work.start(run, f"old {n}")
+            for n in range(4)
+        ]
 
     async def new(run: Run) -> list[str]:
         found: list[str] = []

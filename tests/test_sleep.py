@@ -16,6 +16,7 @@ from aiki import (
     Run,
     RunCancelled,
     Status,
+    TaskFailed,
     task,
     workflow,
 )
@@ -416,7 +417,7 @@ async def test_a_sleep_may_be_given_up_by_a_time_out_or_by_a_group_that_fails(ap
             async with asyncio.TaskGroup() as group:
                 group.create_task(run.sleep("b", DAY))
                 group.create_task(breaks.start(run))
-        except* Exception as group:  # noqa: F841 - its kind is no matter here
+        except* TaskFailed:
             seen.append("failed")
         return [*seen, await work.start(run, "after")]
 
@@ -431,7 +432,7 @@ async def test_a_sleep_may_be_given_up_by_a_time_out_or_by_a_group_that_fails(ap
 
 
 class Nowhere(tzinfo):
-    def utcoffset(self, dt: datetime | None) -> None:
+    def utcoffset(self, dt: datetime | None) -> None:  # noqa: ARG002
         return None
 
 
