@@ -68,7 +68,8 @@ class Event(Generic[T]):
         """
         key = None if idempotency_key is None else checked_key(idempotency_key)
         match to:
-            case (Handle() as handle, data):
+            case (Handle(), data):
+                handle: Handle[Any] = to[0]
                 await handle.post(self._topic, self._encoded(data), key)
             case (Client() as client, run_id, data):
                 await client.handle(_run_id(run_id)).post(self._topic, self._encoded(data), key)
