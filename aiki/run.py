@@ -94,12 +94,12 @@ class Run:
         self.check_here(f"run.patched({name!r}) was called")
         known = self._patches.get(checked_name(name, "patch"))
         if known is None:
-            known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
+            known = self._patches[name] = self._is_patched(name)
         return known
 
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now."""
-        return self.execution.note(address, make)
+        return self.execution.notes.take(address, make)
 
     def begin(self, handler: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Let an actor start the handler."""
@@ -145,6 +145,10 @@ class Run:
                 f"{what} with run {self.id} outside that run's handler; do it in the handler, with "
                 "the `run` that the handler was given"
             )
+
+    def _is_patched(self, name: str) -> bool:
+        notes, is_replaying = self.execution.notes, self.execution.is_replaying
+        return notes.is_there_or_new(f"patch/{name}", is_replaying=is_replaying)
 
     def _draw(self, size: int) -> bytes:
         self.check_here("something random was asked for")

@@ -226,7 +226,7 @@ async def test_what_is_no_send_is_refused(app: App) -> None:
 @pytest.mark.parametrize("name", ["", "a:b", "a/b", " a", "a\n", "x" * 201, 5, None])
 @pytest.mark.plain_only("nothing is executed")
 def test_a_bad_name_is_refused_where_it_is_defined(name: Any) -> None:
-    with pytest.raises(DefinitionError, match=r"event .*test_events.py:\d+"):
+    with pytest.raises(DefinitionError, match=r"event .*test_event_sends.py:\d+"):
         event(name)
 
 

@@ -22,6 +22,7 @@ LAYERS = (
     {"step", "once", "newsdesk"},
     {"operation", "completion", "heartbeat", "housekeeping", "claims"},
     {"replay", "commits", "handle", "life"},
+    {"notes"},
     {"execution", "client"},
     {"attempts", "waits"},
     {"run"},
@@ -174,7 +175,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 600, "aiki/worker.py": 450, "tests/support/calls.py": 900}
+LOOKED_AT = {"aiki/execution.py": 540, "aiki/worker.py": 450, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -14,7 +14,6 @@ from tests.support.app import App, becomes, outcomes
 from tests.support.lives import one_life
 from tests.support.waiting import eventually
 
-
 never = event("never", str)
 
 

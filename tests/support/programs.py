@@ -334,59 +334,6 @@ async def steps_left_pending_at_the_end(play: Play) -> str:
     return result
 
 
-@program("late AFTER")
-async def a_step_that_times_out(play: Play) -> str:
-    try:
-        async with asyncio.timeout(SHORT):
-            await play.hangs("a")
-    except TimeoutError:
-        return " ".join(["late", await play.work("after")])
-    return "in time"
-
-
-@program("late AFTER")
-async def a_step_that_swallows_the_cancellation_of_its_time_out(play: Play) -> str:
-    try:
-        async with asyncio.timeout(SHORT):
-            await play.step(refuses_to_end)
-    except TimeoutError:
-        return " ".join(["late", await play.work("after")])
-    return "in time"
-
-
-@program("late AFTER")
-async def a_time_out_beside_a_branch_that_watches_it(play: Play) -> str:
-    """Let what comes after a time-out depend on it in another branch."""
-    seen: list[str] = []
-
-    async def timed() -> None:
-        try:
-            await asyncio.wait_for(play.hangs("a"), SHORT)
-        except TimeoutError:
-            seen.append("late")
-
-    async def watching() -> None:
-        while not seen:
-            await play.step(tick)
-
-    await asyncio.gather(timed(), watching())
-    return " ".join([*seen, await play.work("after")])
-
-
-@program("outer AFTER")
-async def time_outs_in_time_outs(play: Play) -> str:
-    try:
-        async with asyncio.timeout(SHORT):
-            try:
-                async with asyncio.timeout(LONG):
-                    await asyncio.gather(play.hangs("a"), play.work("b"), play.hangs("c"))
-            except TimeoutError:
-                return "inner"
-    except TimeoutError:
-        return " ".join(["outer", await play.work("after")])
-    return "in time"
-
-
 @program("cancelled A AFTER")
 async def a_shielded_step_goes_on(play: Play) -> str:
     inner = asyncio.create_task(play.work("a"))
