@@ -72,11 +72,15 @@ class Housekeeping:
 
     async def _fire_timers(self) -> float:
         self._timers_at = math.inf  # so that a hint counts that comes meanwhile
-        count, left = await self._store.timers.fire()
+        loop, count = asyncio.get_running_loop(), BATCH
+        left: float | None = None
+        asked = loop.time()
         while count == BATCH:
+            # Counted from when we asked: by when the answer is written to disk and read, it is old.
+            asked = loop.time()
             count, left = await self._store.timers.fire()
         pause = TIMERS_EVERY if left is None else min(left, TIMERS_EVERY)
-        self._timers_at = min(self._timers_at, asyncio.get_running_loop().time() + pause)
+        self._timers_at = min(self._timers_at, asked + pause)
         return pause
 
     async def _recover_expired(self) -> float:
