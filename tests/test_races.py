@@ -101,6 +101,10 @@ async def test_a_cancel_while_a_run_parks_is_met(
             await handle.wait_for_completion(60)
 
 
+def never_look(_: Execution, *, after: float = 0) -> None:
+    del after
+
+
 async def test_what_is_in_hand_keeps_a_run_from_parking(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,9 +118,7 @@ async def test_what_is_in_hand_keeps_a_run_from_parking(
         execution._check_park()
 
     monkeypatch.setattr(NewsDesk, "_take", take_and_look)
-    monkeypatch.setattr(
-        Execution, "check_park_later", lambda *_, **__: None
-    )  # nor at any other time
+    monkeypatch.setattr(Execution, "check_park_later", never_look)  # nor at any other time
     await app.serve(wf, inline_wait=0.05)
     handles = [await waits.start(app.client) for _ in range(TRIES)]
     for handle in handles:
