@@ -12,6 +12,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 from aiki.codec import address
@@ -21,7 +22,7 @@ from aiki.failures import failure_from_exception, failure_to_json, task_failed
 from aiki.journal import Journal
 from aiki.once import Once
 from aiki.operation import Host, Operation, Operations, State
-from aiki.records import ClaimedRun, Entry, EntryKind
+from aiki.records import ClaimedRun, Entry, EntryKind, open_payload
 from aiki.replay import Replay
 from aiki.rounds import Rounds, Turn
 from aiki.steering import Steer, Steering
@@ -229,9 +230,10 @@ class Execution:
     async def _perform(
         self, operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        spec, entry, owner = operation.spec, operation.entry, self._owner
-        attempt, begun = 1, self._loop.time()
+        spec, entry, owner, host = operation.spec, operation.entry, self._owner, self._host
+        attempt, begun, failure, details = 1, self._loop.time(), b"", b""
         if entry is not None:
+            failure, details = entry.failure, entry.details
             now = self._commits.server_now()
             attempt = entry.attempts + 1
             begun -= (entry.spent + max(0, now - entry.written)) / 1000
@@ -240,9 +242,22 @@ class Execution:
         while True:
             await self._may_start(operation)
             operation.state = State.EXECUTING
+            about = CurrentStep(
+                owner.run_id,
+                attempt,
+                f"{owner.run_id}/{operation.key}",
+                spec.name,
+                loop=self._loop,
+                begun=begun,
+                failure=failure,
+                details=details,
+                write=partial(self._beat, operation),
+                is_draining=host.is_draining,
+            )
+            if entry is None and attempt == 1 and spec.schedule_to_close is not None:
+                about.note()  # or a death in this attempt would begin the time anew
             try:
-                about = CurrentStep(owner.run_id, attempt, f"{owner.run_id}/{operation.key}")
-                value = await call(spec, about, args, kwargs, self._host.threads)
+                value = await call(spec, about, args, kwargs, host.threads, host.around_task)
                 if operation.is_cancelled:
                     raise asyncio.CancelledError  # noqa: TRY301 - the task caught it
                 payload, value = self._commits.encoded(spec, value)
@@ -255,19 +270,26 @@ class Execution:
                 return value
             await self._judge(operation, error)
             spent = self._loop.time() - begun
-            delay = spec.retry.next_delay(attempt, spent, error, random.random())  # noqa: S311
-            payload = failure_to_json(failure_from_exception(error))
+            delay = spec.next_delay(attempt, spent, error, random.random())  # noqa: S311
+            payload = failure = failure_to_json(failure_from_exception(error))
             if delay is None:
                 await self._commit(operation, EntryKind.FAILURE, attempt, begun, payload)
                 # On a replay there is only the record, so that is all there is the first time.
                 raise task_failed(spec.name, attempt, payload) from None
             del error
             operation.state = State.COMMITTING
+            details = about.details
+            payload = open_payload(failure, details)
             failed = self._commits.attempt(operation, attempt, begun, payload, delay)
             if not await self._written(operation, failed) or self._closed:
                 await self._operations.never()
             await self._wait(operation, delay)
             attempt += 1
+
+    async def _beat(self, operation: Operation, about: CurrentStep) -> None:
+        """Store what an attempt says while it is under way."""
+        if not self._closed:
+            await self._written(operation, self._commits.heartbeat(operation, about))
 
     async def _judge(self, operation: Operation, error: BaseException) -> None:
         """Tell a failed attempt from what only looks like one; return where it is one."""

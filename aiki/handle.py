@@ -45,7 +45,8 @@ class RecordedStep:
     task: str
     key: str
     outcome: str
-    """`completed`, `failed`, `retrying` or `abandoned`."""
+    """`completed`, `failed`, `abandoned`, `retrying`, or `executing` its first attempt. The last
+    is recorded only where a heartbeat or a time-out needs it."""
     attempts: int
     started: datetime
     recorded: datetime
@@ -55,6 +56,8 @@ class RecordedStep:
     result: Any
     """The recorded result as plain JSON."""
     failure: Failure | None
+    heartbeat: Any = None
+    """What an attempt said last by `heartbeat`, until the step is over."""
 
 
 class Handle(Generic[R_co]):
@@ -173,17 +176,20 @@ def why(snapshot: RunSnapshot) -> str:
 
 def recorded_step(key: str, entry: Entry) -> RecordedStep:
     """Give a journal entry as users see it."""
-    failed = entry.kind in (EntryKind.FAILURE, EntryKind.OPEN)
+    is_open = entry.kind is EntryKind.OPEN
+    failure = entry.failure if is_open else entry.payload
+    failed = entry.kind is EntryKind.FAILURE or (is_open and failure)
     begun = entry.written - (entry.spent if entry.kind is not EntryKind.ABANDONED else 0)
     return RecordedStep(
         task=key.rsplit(":", 1)[0],
         key=key,
-        outcome=_KINDS[entry.kind],
+        outcome="executing" if is_open and entry.attempts == 0 else _KINDS[entry.kind],
         attempts=entry.attempts,
         started=moment(begun),
         recorded=moment(entry.written),
         due=moment(entry.due) if entry.due else None,
         worker=entry.worker,
         result=json.loads(entry.payload) if entry.kind is EntryKind.RESULT else None,
-        failure=failure_from_json(entry.payload) if failed else None,
+        failure=failure_from_json(failure) if failed else None,
+        heartbeat=json.loads(entry.details) if is_open and entry.details else None,
     )

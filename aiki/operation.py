@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from aiki.records import Entry
 from aiki.rounds import Turn
-from aiki.step import StepSpec
+from aiki.step import AroundTask, StepSpec
 from aiki.store.runs import Runs
 from aiki.threads import Threads
 
@@ -50,6 +50,8 @@ class Host:
     is_leased: Callable[[], bool]
     interrupt: Callable[[BaseException], None]
     recycle: Callable[[str], None]
+    is_draining: Callable[[], bool]
+    around_task: tuple[AroundTask, ...] = ()
 
 
 class Operation:

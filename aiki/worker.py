@@ -128,6 +128,7 @@ class Worker:
             is_leased=lambda: self._life is not None and self._life.is_leased,
             interrupt=self._interrupted,
             recycle=self._recycle,
+            is_draining=self.stopping.is_set,
         )
         self._running = True
         self.stopping.clear()

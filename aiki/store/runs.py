@@ -27,6 +27,7 @@ _START = SCRIPTS["start_runs"].sha
 _CLAIM = SCRIPTS["claim_runs"].sha
 _STEP = SCRIPTS["commit_step"].sha
 _ATTEMPT = SCRIPTS["commit_attempt"].sha
+_BEAT = SCRIPTS["heartbeat_step"].sha
 _ABANDON = SCRIPTS["abandon_step"].sha
 _PARK = SCRIPTS["park_run"].sha
 _FINISH = SCRIPTS["finish_run"].sha
@@ -171,6 +172,13 @@ class Runs:
         reply: int | bytes = await self._send((
             "EVALSHA", _ATTEMPT, "1", self._base, owner.run_id, owner.token, key, delay_ms, rest,
         ))  # fmt: skip
+        return reply
+
+    async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
+        """Record that an attempt is under way and what it said; flags, or the word why not."""
+        reply: int | bytes = await self._send(
+            ("EVALSHA", _BEAT, "1", self._base, owner.run_id, owner.token, key, rest)
+        )
         return reply
 
     async def abandon_step(
