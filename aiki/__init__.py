@@ -1,6 +1,8 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
 from aiki.client import Call, Client, client, start_many
+from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
+from aiki.current_step import CurrentStep, current_step
 from aiki.durations import Seconds
 from aiki.errors import (
     AikiError,
@@ -21,11 +23,11 @@ from aiki.errors import (
     TaskFailed,
 )
 from aiki.handle import Handle, RecordedStep, RunStatus
+from aiki.middleware import Middleware
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
 from aiki.states import Status
-from aiki.step import CurrentStep, current_step
 from aiki.task import Task, task
 from aiki.worker import RedisStreams, Worker, worker
 from aiki.workflow import Start, Workflow, WorkflowVersion, workflow
@@ -42,7 +44,9 @@ __all__ = [
     "Failure",
     "Handle",
     "InvalidTransition",
+    "Lifespan",
     "LimitExceeded",
+    "Middleware",
     "NonRetryable",
     "NotFound",
     "RecordedStep",
@@ -52,7 +56,9 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunCancelled",
+    "RunContext",
     "RunFailed",
+    "RunInfo",
     "RunStatus",
     "Seconds",
     "Start",
@@ -69,7 +75,9 @@ __all__ = [
     "exponential",
     "fixed",
     "jittered",
+    "lifespan",
     "never",
+    "run_context",
     "start_many",
     "task",
     "worker",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from aiki.current_step import CurrentStep
 from aiki.errors import DataError, LimitExceeded
 from aiki.journal import Journal
 from aiki.operation import Host, Operation
 from aiki.records import ClaimedRun, EntryKind, closed_entry, entry_rest, open_payload
 from aiki.rounds import Rounds, Turn
-from aiki.step import CurrentStep, StepSpec
+from aiki.step import StepSpec
 
 MAX_RUN_BYTES = 16 * 1024 * 1024
 _EXECUTED = "the task was executed, and is not executed again for this"

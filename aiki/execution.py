@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from aiki.codec import address
 from aiki.commits import Commits
+from aiki.current_step import CurrentStep
 from aiki.errors import AikiError, DataError
 from aiki.failures import failure_from_exception, failure_to_json, task_failed
 from aiki.journal import Journal
@@ -26,7 +27,7 @@ from aiki.records import ClaimedRun, Entry, EntryKind, open_payload
 from aiki.replay import Replay
 from aiki.rounds import Rounds, Turn
 from aiki.steering import Steer, Steering
-from aiki.step import CurrentStep, StepSpec, ThreadLeft, call
+from aiki.step import StepSpec, ThreadLeft, call
 from aiki.store.runs import CANCEL_WANTED
 
 PARK_AFTER = 0.01  # lets a handler that was just given something ask for its next step
@@ -142,11 +143,18 @@ class Execution:
         return threading.get_ident() == self._thread
 
     async def execute(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        called: bytes | None = None,
     ) -> Any:
-        """Give a step's recorded outcome, or execute and record it."""
+        """Give a step's recorded outcome, or execute and record it.
+
+        Its address is made of its input, or of what it is `called`.
+        """
         payload, args, kwargs = spec.arguments.encode(args, kwargs)
-        name = address(spec.name, payload)
+        name = address(spec.name, payload if called is None else called)
         if not spec.once:
             return await self._step(spec, name, args, kwargs)
         return await self._once.call(name, lambda: self._step(spec, name, args, kwargs))
@@ -230,7 +238,7 @@ class Execution:
     async def _perform(
         self, operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        spec, entry, owner, host = operation.spec, operation.entry, self._owner, self._host
+        spec, entry, host = operation.spec, operation.entry, self._host
         attempt, begun, failure, details = 1, self._loop.time(), b"", b""
         if entry is not None:
             failure, details = entry.failure, entry.details
@@ -242,20 +250,7 @@ class Execution:
         while True:
             await self._may_start(operation)
             operation.state = State.EXECUTING
-            about = CurrentStep(
-                owner.run_id,
-                attempt,
-                f"{owner.run_id}/{operation.key}",
-                spec.name,
-                loop=self._loop,
-                begun=begun,
-                failure=failure,
-                details=details,
-                write=partial(self._beat, operation),
-                is_draining=host.is_draining,
-            )
-            if entry is None and attempt == 1 and spec.schedule_to_close is not None:
-                about.note()  # or a death in this attempt would begin the time anew
+            about = self._attempt(operation, attempt, begun, failure, details)
             try:
                 value = await call(spec, about, args, kwargs, host.threads, host.around_task)
                 if operation.is_cancelled:
@@ -285,6 +280,26 @@ class Execution:
                 await self._operations.never()
             await self._wait(operation, delay)
             attempt += 1
+
+    def _attempt(
+        self, operation: Operation, attempt: int, begun: float, failure: bytes, details: bytes
+    ) -> CurrentStep:
+        """Give what the task may know and say; the last two are of the attempt before."""
+        about = CurrentStep(
+            self._owner.run_id,
+            attempt,
+            f"{self._owner.run_id}/{operation.key}",
+            operation.spec.name,
+            loop=self._loop,
+            begun=begun,
+            failure=failure,
+            details=details,
+            write=partial(self._beat, operation),
+            is_draining=self._host.is_draining,
+        )
+        if operation.spec.schedule_to_close is not None and operation.entry is None:
+            about.note()  # or a death in this attempt would begin the time anew
+        return about
 
     async def _beat(self, operation: Operation, about: CurrentStep) -> None:
         """Store what an attempt says while it is under way."""

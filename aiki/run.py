@@ -7,11 +7,13 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from typing import Any
 
-from aiki.errors import DefinitionError
+from aiki.context import RunInfo, run_info
+from aiki.current_step import is_in_step
+from aiki.errors import DefinitionError, Failure
 from aiki.execution import Execution
 from aiki.operation import Host
 from aiki.records import ClaimedRun
-from aiki.step import StepSpec, is_in_step
+from aiki.step import StepSpec
 
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
 
@@ -19,8 +21,13 @@ _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run",
 class Run:
     """One execution of a workflow, as its handler sees it."""
 
+    context: Any = None
+    """What the workflow's `context` made for this execution. The type is known to `get` of what
+    `run_context` has returned, which gives the same."""
+
     def __init__(self, claimed: ClaimedRun, host: Host) -> None:
         self.id = claimed.ownership.run_id
+        self._claimed = claimed
         self.execution = Execution(claimed, host)
         self._specs: dict[str, StepSpec] = {}
 
@@ -28,6 +35,11 @@ class Run:
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger that carries the run's id and is silent while recorded steps are repeated."""
         return _RunLogger(self)
+
+    @property
+    def info(self) -> RunInfo:
+        """What is known of the run: its workflow and version, its input, when it was created."""
+        return run_info(self._claimed)
 
     @property
     def is_replaying(self) -> bool:
@@ -43,8 +55,20 @@ class Run:
 
         self.execution.begin(active)
 
+    def execute_hook(self, spec: StepSpec, failure: Failure) -> Coroutine[Any, Any, Any]:
+        """Execute the step that is told of the run's failure.
+
+        It is the same step however the failure is described: a traceback may be another one when
+        the handler is repeated.
+        """
+        return self.execute_step(spec, (failure,), {}, called=b"on_failure")
+
     def execute_step(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        called: bytes | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Give a step's recorded outcome, or execute and record it. `Task.start` is this.
 
@@ -69,7 +93,7 @@ class Run:
                 f"two tasks of this run are named {spec.name!r}: {known.source} and "
                 f"{spec.source}; give one of them another name"
             )
-        return self.execution.execute(spec, args, kwargs)
+        return self.execution.execute(spec, args, kwargs, called)
 
 
 class _RunLogger(logging.LoggerAdapter[logging.Logger]):

@@ -10,6 +10,7 @@ from types import EllipsisType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from aiki.codec import Arguments, Codec
+from aiki.current_step import is_in_step
 from aiki.definition import (
     appearance,
     checked_function,
@@ -23,7 +24,7 @@ from aiki.errors import DataError, DefinitionError
 from aiki.names import checked_name
 from aiki.retry import RetryPolicy, never
 from aiki.run import Run
-from aiki.step import StepSpec, is_in_step
+from aiki.step import StepSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")

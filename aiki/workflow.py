@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import EllipsisType, FunctionType
@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, Typ
 from aiki.annotations import resolved
 from aiki.client import Call, Client, StartOptions
 from aiki.codec import Arguments, Codec
+from aiki.context import Lifespan, RunContext
 from aiki.definition import (
     appearance,
     checked_function,
@@ -21,6 +22,14 @@ from aiki.definition import (
 )
 from aiki.errors import DataError, DefinitionError
 from aiki.handle import Handle
+from aiki.middleware import (
+    NO_HOOKS,
+    FailureTask,
+    Hooks,
+    Middleware,
+    checked_hooks,
+    checked_on_failure,
+)
 from aiki.names import checked_key, checked_name, checked_version
 from aiki.run import Run
 
@@ -47,6 +56,7 @@ class Start(Generic[P, R_co]):
     identity: tuple[str, str]
     source: str
     options: StartOptions
+    hooks: Hooks = NO_HOOKS
 
     def __post_init__(self) -> None:
         vars(self).update(appearance(self.handler))
@@ -167,8 +177,18 @@ class WorkflowVersion(Start[P, R_co]):
 class Workflow:
     """A named workflow, of which there are versions. Made by `workflow`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        lifespan: Lifespan[Any] | Sequence[Lifespan[Any]] = (),
+        context: RunContext[Any] | None = None,
+        middleware: Middleware | Sequence[Middleware] = (),
+    ) -> None:
         self.name = checked_name(name, "workflow")
+        self._hooks = checked_hooks(
+            f"workflow {self.name}", lifespan=lifespan, context=context, middleware=middleware
+        )
         self._versions: dict[str, WorkflowVersion[..., Any]] = {}
 
     @property
@@ -178,27 +198,44 @@ class Workflow:
 
     @overload
     def v(
-        self, version: str, /
+        self, version: str, /, *, on_failure: FailureTask | None = None
     ) -> Callable[
         [Callable[Concatenate[Run, P], Coroutine[Any, Any, R]]], WorkflowVersion[P, R]
     ]: ...
     @overload
     def v(
-        self, version: str, /, *, exec: Callable[Concatenate[Run, P], Coroutine[Any, Any, R]]
+        self,
+        version: str,
+        /,
+        *,
+        exec: Callable[Concatenate[Run, P], Coroutine[Any, Any, R]],
+        on_failure: FailureTask | None = None,
     ) -> WorkflowVersion[P, R]: ...
-    def v(self, version: str, /, *, exec: Callable[..., Any] | None = None) -> Any:
+    def v(
+        self,
+        version: str,
+        /,
+        *,
+        exec: Callable[..., Any] | None = None,
+        on_failure: FailureTask | None = None,
+    ) -> Any:
         """Define a version, MAJOR.MINOR.PATCH: `@wf.v("1.0.0")` or `wf.v("1.0.0", exec=fn)`.
 
         The handler is `async def handler(run: Run, …)`. Its other parameters are the run's input,
-        and what it returns its result, stored as JSON by their annotations. Raises
+        and what it returns its result, stored as JSON by their annotations. `on_failure` is a task
+        that takes an `aiki.Failure`, executed as the last step of a run that fails. Raises
         `DefinitionError` for what cannot work, and for another handler of the same version.
         """
         number = checked_version(version, f"workflow {self.name}")
+        hooks = self._hooks
+        if on_failure is not None:
+            told = checked_on_failure(on_failure, f"workflow {self.name} {number}")
+            hooks = replace(hooks, on_failure=told)
         if exec is not None:
-            return self._define(number, exec)
-        return partial(self._define, number)
+            return self._define(number, hooks, exec)
+        return partial(self._define, number, hooks)
 
-    def _define(self, version: str, handler: object) -> WorkflowVersion[..., Any]:
+    def _define(self, version: str, hooks: Hooks, handler: object) -> WorkflowVersion[..., Any]:
         fn = _checked_handler(handler)
         place = source(fn)
         where = f"workflow {self.name} {version} ({place})"
@@ -211,6 +248,7 @@ class Workflow:
             identity=identity(fn),
             source=place,
             options=StartOptions(),
+            hooks=hooks,
         )
         refuse_second(self._versions.get(version), defined)
         self._versions[version] = defined
@@ -220,9 +258,20 @@ class Workflow:
         return f"<workflow {self.name}: {', '.join(self._versions) or 'no versions'}>"
 
 
-def workflow(name: str) -> Workflow:
-    """Make a workflow; its versions are defined by `v`. Raises `DefinitionError` for a bad name."""
-    return Workflow(name)
+def workflow(
+    name: str,
+    *,
+    lifespan: Lifespan[Any] | Sequence[Lifespan[Any]] = (),
+    context: RunContext[Any] | None = None,
+    middleware: Middleware | Sequence[Middleware] = (),
+) -> Workflow:
+    """Make a workflow; its versions are defined by `v`.
+
+    Workers that serve it enter each `lifespan`; `context` makes a value for each of its runs;
+    `middleware` is called around its runs and their steps. Raises `DefinitionError` for what
+    cannot work.
+    """
+    return Workflow(name, lifespan=lifespan, context=context, middleware=middleware)
 
 
 def refuse_second(

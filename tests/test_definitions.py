@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from aiki.client import Client
+from aiki.current_step import CurrentStep
 from aiki.errors import AikiError, DataError, DefinitionError
 from aiki.retry import fixed, never
 from aiki.run import Run
-from aiki.step import CurrentStep, call
+from aiki.step import call
 from aiki.task import task
 from aiki.threads import Threads
 from aiki.workflow import Start, WorkflowVersion, workflow

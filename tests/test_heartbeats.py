@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from aiki import DataError, LimitExceeded, Run, current_step, fixed, never, task, workflow
+from aiki.current_step import MAX_DETAILS
 from aiki.states import Status
-from aiki.step import MAX_DETAILS
 from tests.support.app import App, becomes, outcomes
 from tests.support.one_step import reporting, told
 from tests.support.shop import kill, serving, whose
@@ -198,8 +198,7 @@ async def test_a_task_sees_the_drain_and_its_next_attempt_goes_on_elsewhere(app:
         if step.heartbeat_details is not None:
             return step.heartbeat_details
         step.heartbeat("begun")
-        while not step.is_draining:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: step.is_draining)
         step.heartbeat("as far as this")
         await asyncio.Event().wait()
         return None

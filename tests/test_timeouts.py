@@ -152,8 +152,8 @@ async def test_a_delay_that_would_outlast_the_time_of_all_attempts_is_not_waited
     assert await told(app, fails.start) == "fails 1 ValueError once"
 
 
-@pytest.mark.parametrize("in_thread", [False, True])
-async def test_an_attempt_ends_with_the_time_of_all_attempts(app: App, in_thread: bool) -> None:
+@pytest.mark.parametrize("place", ["loop", "thread"])
+async def test_an_attempt_ends_with_the_time_of_all_attempts(app: App, place: str) -> None:
     let_go = threading.Event()
 
     def stands() -> None:
@@ -164,7 +164,7 @@ async def test_an_attempt_ends_with_the_time_of_all_attempts(app: App, in_thread
 
     slow = (
         task(exec=stands, schedule_to_close=0.2, timeout=10, retry=fixed(3, 0))
-        if in_thread
+        if place == "thread"
         else task(exec=hangs, schedule_to_close=0.2, timeout=10, retry=fixed(3, 0))
     )
     try:
@@ -191,7 +191,7 @@ async def test_the_time_of_all_attempts_goes_on_while_a_worker_is_dead(app: App)
 
     await eventually(is_recorded)
     await app.end(worker)
-    await asyncio.sleep(1.0 - (asyncio.get_running_loop().time() - begun))
+    await asyncio.sleep(1.2 - (asyncio.get_running_loop().time() - begun))
     await app.serve(version)
     expected = "did not end within 1 s of its first attempt's start"
     assert expected in await handle.wait_for_completion(20)
