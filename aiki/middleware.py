@@ -93,7 +93,8 @@ def checked_hooks(
         raise DefinitionError(
             f"{where}: context is what aiki.run_context makes of a function, not {_shown(given)}"
         )
-    lifespans: tuple[Lifespan[Any], ...] = _several(lifespan, Lifespan, f"{where}: lifespan", "what aiki.lifespan makes")
+    kind = cast("type[Lifespan[Any]]", Lifespan)
+    lifespans = _several(lifespan, kind, f"{where}: lifespan", "what aiki.lifespan makes")
     around = _several(middleware, Middleware, f"{where}: middleware", "an aiki.Middleware")
     for each in around:
         for name in ("start", "task", "run"):

@@ -123,6 +123,7 @@ class Limits:
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
         self._timeout: asyncio.Timeout | None = None
+        self._looking: asyncio.TimerHandle | None = None
 
     def left(self) -> float:
         """Give the seconds that are left."""
@@ -149,14 +150,15 @@ class Limits:
 
     def stop(self) -> None:
         """Look no more."""
-        self._timeout = None
+        if self._looking is not None:
+            self._looking.cancel()  # or it would keep the attempt in memory for so long
 
     def _look(self) -> None:
         if self._timeout is None:
             return
         left = self.left()
         if left > 0:
-            self._loop.call_later(left, self._look)
+            self._looking = self._loop.call_later(left, self._look)
         else:
             self._timeout.reschedule(self._loop.time())
 

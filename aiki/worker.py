@@ -203,6 +203,7 @@ class Worker:
                 await self._leave_lifespans()
                 if self._threads is not None:
                     self._threads.close()
+        await self._leave_lifespans()  # where it was prepared and never started
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure

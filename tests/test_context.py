@@ -2,10 +2,8 @@
 
 import asyncio
 import contextvars
-import signal
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -14,9 +12,7 @@ import pytest
 import aiki
 from aiki import DefinitionError, Lifespan, Run, RunInfo, Worker, fixed, task, workflow
 from aiki.states import Status
-from aiki.supervisor.exits import Exit
 from tests.support.app import App, becomes
-from tests.support.supervised import Supervised, start
 from tests.support.waiting import eventually
 
 
@@ -106,7 +102,7 @@ async def test_lifespans_are_entered_once_in_order_and_left_the_other_way_round(
     async def third() -> AsyncIterator[str]:
         yield second.get().name  # one may use those before it
 
-    async def handler(run: Run) -> str:
+    async def handler(_run: Run) -> str:
         return third.get()
 
     one = workflow("one", lifespan=[first, second, third]).v("1.0.0", exec=handler)
@@ -156,7 +152,7 @@ async def test_what_gives_a_context_manager_is_a_lifespan_too(app: App) -> None:
 
     pool = aiki.lifespan(make)
 
-    async def handler(run: Run) -> str:
+    async def handler(_run: Run) -> str:
         return pool.get().name
 
     version = workflow("managed", lifespan=pool).v("1.0.0", exec=handler)
@@ -167,7 +163,8 @@ async def test_what_gives_a_context_manager_is_a_lifespan_too(app: App) -> None:
 async def test_a_worker_whose_lifespan_fails_does_not_start_and_leaves_the_others(app: App) -> None:
     @aiki.lifespan
     async def broken() -> AsyncIterator[None]:
-        raise ConnectionError("no database")
+        if app.url:
+            raise ConnectionError("no database")
         yield
 
     async def handler(run: Run) -> None: ...
@@ -178,6 +175,17 @@ async def test_a_worker_whose_lifespan_fails_does_not_start_and_leaves_the_other
         await worker.start()
     assert app.ledger.lines() == ["pool opened", "pool closed"]
     assert worker.incarnation == ""
+
+
+async def test_a_worker_that_was_prepared_and_never_started_leaves_its_lifespans(app: App) -> None:
+    async def handler(_run: Run) -> None: ...
+
+    worker = app.worker(workflow("idle").v("1.0.0", exec=handler), lifespan=pool_of(app))
+    await worker.prepare()
+    await worker.prepare()
+    assert app.ledger.lines() == ["pool opened"]
+    await worker.stop()
+    assert app.ledger.lines() == ["pool opened", "pool closed"]
 
 
 async def test_what_a_lifespan_raises_at_its_end_is_logged(
@@ -206,7 +214,9 @@ async def test_a_value_that_nobody_made_is_missed_by_name_and_can_be_given_in_a_
     def name() -> str:
         return pool.get().name
 
-    with pytest.raises(DefinitionError, match=r"lifespan pool \(.*test_context\) has no value here"):
+    with pytest.raises(
+        DefinitionError, match=r"lifespan pool \(.*test_context\) has no value here"
+    ):
         name()
     with pool.using(Pool("made up")) as given:
         assert name() == "made up"
@@ -235,6 +245,7 @@ async def test_a_run_has_a_context_made_of_what_is_known_of_it_each_time_it_is_t
 
     @wf.v("1.0.0")
     async def greets(run: Run, name: str) -> list[str]:
+        assert run.context.startswith(name)
         assert run.context == tenant.get()
         assert run.info == seen[-1]
         return [await greet.start(run, number) for number in range(2)]
@@ -258,7 +269,7 @@ async def test_a_context_may_be_what_a_function_returns(app: App, kind: str) -> 
 
     context = aiki.run_context(plain) if kind == "def" else aiki.run_context(awaited)
 
-    async def handler(run: Run) -> str:
+    async def handler(_run: Run) -> str:
         return context.get()
 
     version = workflow("simple", context=context).v("1.0.0", exec=handler)
@@ -271,8 +282,8 @@ async def test_a_run_whose_context_cannot_be_made_is_stalled(app: App) -> None:
     def broken(info: RunInfo) -> None:
         raise LookupError(f"no tenant {info.input['name']}")
 
-    async def handler(run: Run, name: str) -> None:
-        app.ledger.note("executed")
+    async def handler(_run: Run, name: str) -> None:
+        app.ledger.note(f"executed {name}")
 
     version = workflow("broken", context=broken).v("1.0.0", exec=handler)
     await app.serve(version)
@@ -291,7 +302,7 @@ async def test_what_a_context_raises_at_its_end_changes_no_outcome(
         yield info.id
         raise RuntimeError("already closed")
 
-    async def handler(run: Run) -> str:
+    async def handler(_run: Run) -> str:
         return careless.get()
 
     version = workflow("careless", context=careless).v("1.0.0", exec=handler)
@@ -343,7 +354,8 @@ def test_what_cannot_be_a_run_context_is_refused(make: Any, reason: str) -> None
 
 
 async def test_what_gives_no_context_manager_is_refused_when_it_is_entered(app: App) -> None:
-    wrong: Any = aiki.lifespan(dict)  # type: ignore[call-overload]  # pyright: ignore
+    make: Any = dict
+    wrong: Lifespan[Any] = aiki.lifespan(make)
 
     async def handler(run: Run) -> None: ...
 
@@ -374,85 +386,10 @@ async def importable() -> AsyncIterator[int]:
 
 def test_a_lifespan_of_a_module_travels_by_name_and_stays_itself() -> None:
     assert cloudpickle.loads(cloudpickle.dumps([importable]))[0] is importable
-    local = aiki.lifespan(lambda: asynccontextmanager(returns)())  # type: ignore[arg-type]  # pyright: ignore
+
+    @aiki.lifespan
+    async def local() -> AsyncIterator[int]:
+        yield 1
+
     (first, second) = cloudpickle.loads(cloudpickle.dumps([local, local]))
     assert first is second is not local
-
-
-SHOP = """
-import os
-import aiki
-from aiki import Run, task, workflow
-
-def note(text):
-    with open(os.environ["LEDGER"], "a") as ledger:
-        ledger.write(f"{text}\\n")
-
-@aiki.lifespan
-async def database():
-    note("opened")
-    if os.path.exists("down"):
-        raise ConnectionError("the database is down")
-    yield "a connection"
-    note("closed")
-
-@aiki.run_context
-def tenant(info: aiki.RunInfo) -> str:
-    return f"{info.input['name']} by {database.get()}"
-
-@task
-def serve() -> str:
-    return tenant.get()
-
-shop = workflow("shop", lifespan=database, context=tenant)
-
-@shop.v("1.0.0")
-async def shop_v1(run: Run, name: str) -> str:
-    return await serve.start(run)
-"""
-
-
-@pytest.mark.parametrize("given", ["shop", "shop:shop_v1"])
-async def test_under_a_supervisor_lifespans_come_with_the_workflow(
-    tmp_path: Path, given: str
-) -> None:
-    found = Supervised(tmp_path, given, "--workers", "1")
-    found.write("shop", SHOP)
-    with found:
-        await found.serves()
-        async with found.client() as client:
-            handle = await start(client, "shop", name="ada")
-            assert await handle.wait_for_completion(20) == "ada by a connection"
-        assert found.effects() == ["opened"]
-        found.send(signal.SIGTERM)
-        assert await found.ends() == Exit.ENDED
-        assert found.effects() == ["opened", "closed"]
-
-
-async def test_a_lifespan_that_fails_at_boot_ends_the_supervisor_with_its_traceback(
-    tmp_path: Path,
-) -> None:
-    found = Supervised(tmp_path, "shop", "--workers", "2")
-    found.write("shop", SHOP)
-    (tmp_path / "down").touch()
-    with found:
-        assert await found.ends(60) == Exit.BOOT
-    assert found.effects() == ["opened"]
-    output = found.output()
-    assert "could not boot: ConnectionError: the database is down" in output
-    assert 'raise ConnectionError("the database is down")' in output
-
-
-async def test_a_lifespan_that_fails_later_is_tried_again(tmp_path: Path) -> None:
-    found = Supervised(tmp_path, "shop", "--workers", "1")
-    found.write("shop", SHOP)
-    with found:
-        await found.serves()
-        (tmp_path / "down").touch()
-        (worker,) = await found.has_workers(1)
-        worker.kill()
-        await found.says("could not boot: ConnectionError", 60)
-        (tmp_path / "down").unlink()
-        async with found.client() as client:
-            handle = await start(client, "shop", name="ada")
-            assert await handle.wait_for_completion(60) == "ada by a connection"

@@ -1,6 +1,7 @@
 """What a task says while it is at work, who hears it, and what comes of its silence."""
 
 import asyncio
+import itertools
 import math
 import threading
 import time
@@ -212,6 +213,35 @@ async def test_a_task_sees_the_drain_and_its_next_attempt_goes_on_elsewhere(app:
     await app.serve(version)
     assert await handle.wait_for_completion(20) == "'as far as this'"
     assert app.ledger.lines() == ["1 None", "1 as far as this"]
+
+
+async def test_a_thread_whose_run_has_another_owner_hears_of_it(app: App) -> None:
+    @task
+    def works() -> str:
+        step = current_step()
+        app.ledger.note("begun")
+        if step.heartbeat_details is not None:
+            return "by the heir"
+        try:
+            for count in itertools.count():
+                step.heartbeat(count)
+                time.sleep(0.01)
+        finally:
+            app.ledger.note("stopped")
+        return "by nobody"
+
+    version = workflow("works").v("1.0.0", exec=reporting(works.start))
+    worker = await app.serve(version, heartbeat=20)
+    handle = await version.start(app.client)
+
+    async def has_said() -> bool:
+        return any(step.heartbeat is not None for step in await handle.journal())
+
+    await eventually(has_said)
+    await app.client.store.workers.recover(worker.incarnation, cause="a test")
+    assert await handle.wait_for_completion(30) == "'by the heir'"  # the worker's next life
+    await eventually(lambda: "stopped" in app.ledger.lines())
+    assert app.ledger.count() == {"begun": 2, "stopped": 1}
 
 
 LONG = """
