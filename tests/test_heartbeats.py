@@ -14,6 +14,7 @@ from aiki import DataError, LimitExceeded, Run, current_step, fixed, never, task
 from aiki.current_step import MAX_DETAILS
 from aiki.states import Status
 from tests.support.app import App, becomes, outcomes
+from tests.support.lives import one_life
 from tests.support.one_step import reporting, told
 from tests.support.shop import kill, serving, whose
 from tests.support.supervised import start
@@ -242,6 +243,31 @@ async def test_a_thread_whose_run_has_another_owner_hears_of_it(app: App) -> Non
     assert await handle.wait_for_completion(30) == "'by the heir'"  # the worker's next life
     await eventually(lambda: "stopped" in app.ledger.lines())
     assert app.ledger.count() == {"begun": 2, "stopped": 1}
+
+
+@pytest.mark.parametrize("unheard", [False, True])
+@pytest.mark.parametrize("writes", range(1, 5))
+async def test_an_owner_may_die_before_and_after_each_of_its_writes(
+    app: App, *, writes: int, unheard: bool
+) -> None:
+    @task(schedule_to_close=60, retry=fixed(2, 0))
+    async def works() -> object:
+        step = current_step()
+        before = step.heartbeat_details or 0
+        step.heartbeat(before + 1)
+        if before == 0:
+            await eventually(lambda: not (step._is_noted or step._writing))
+            raise ValueError("the first")
+        return before
+
+    version = workflow("works").v("1.0.0", exec=reporting(works.start))
+    handle = await version.start(app.client)
+    await one_life(app, [version], [handle], {handle.id: writes}, unheard=unheard)
+    await app.serve(version)
+    said = await handle.wait_for_completion(30)
+    assert int(said) >= 1  # what an earlier attempt said, however it ended
+    (step,) = await handle.journal()
+    assert step.outcome == "completed"
 
 
 LONG = """
