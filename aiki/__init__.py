@@ -1,5 +1,6 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
+from aiki.awakeable import Awakeable, awakeable, reject, resolve
 from aiki.client import Call, Client, client, start_many
 from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
 from aiki.current_step import CurrentStep, current_step
@@ -15,6 +16,7 @@ from aiki.errors import (
     LimitExceeded,
     NonRetryable,
     NotFound,
+    Rejected,
     RetryAfter,
     RunCancelled,
     RunFailed,
@@ -22,18 +24,22 @@ from aiki.errors import (
     StoreUnavailable,
     TaskFailed,
 )
-from aiki.handle import Handle, RecordedStep, RunStatus
+from aiki.event import Event, event
+from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
 from aiki.middleware import Middleware
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
 from aiki.states import Status
 from aiki.task import Task, task
+from aiki.waits import TIMEOUT, Timeout
 from aiki.worker import RedisStreams, Worker, worker
 from aiki.workflow import Start, Workflow, WorkflowVersion, workflow
 
 __all__ = [
+    "TIMEOUT",
     "AikiError",
+    "Awakeable",
     "Call",
     "Client",
     "ConfigError",
@@ -41,6 +47,7 @@ __all__ = [
     "CurrentStep",
     "DataError",
     "DefinitionError",
+    "Event",
     "Failure",
     "Handle",
     "InvalidTransition",
@@ -52,11 +59,13 @@ __all__ = [
     "RecordedStep",
     "RedisStreams",
     "Registry",
+    "Rejected",
     "RetryAfter",
     "RetryPolicy",
     "Run",
     "RunCancelled",
     "RunContext",
+    "RunDescription",
     "RunFailed",
     "RunInfo",
     "RunStatus",
@@ -67,16 +76,21 @@ __all__ = [
     "StoreUnavailable",
     "Task",
     "TaskFailed",
+    "Timeout",
     "Worker",
     "Workflow",
     "WorkflowVersion",
+    "awakeable",
     "client",
     "current_step",
+    "event",
     "exponential",
     "fixed",
     "jittered",
     "lifespan",
     "never",
+    "reject",
+    "resolve",
     "run_context",
     "start_many",
     "task",

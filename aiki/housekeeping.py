@@ -1,4 +1,4 @@
-"""What must be done whoever does it: due timers, expired leases, retention, the sweep.
+"""What must be done whoever does it: due timers, expired leases, unserved runs, retention, sweep.
 
 Every supervisor and every library worker runs this. Whether something is due is decided by the
 scripts, so any number of housekeepers may do it at once.
@@ -20,15 +20,26 @@ TIMERS_EVERY = 5.0  # without a hint of an earlier one
 RETENTION_EVERY = 60.0
 IDLE_EVERY = 10.0
 RETENTION = 7 * 86400.0  # seconds that a finished run is kept
+UNSERVED_EVERY = 60.0
+UNSERVED_AFTER = 86400.0  # seconds that a run waits for somebody who serves its version
 
 
 class Housekeeping:
     """The recurring jobs of one process."""
 
-    def __init__(self, store: Store, *, lease: float, retention: float | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        lease: float,
+        retention: float | None = None,
+        unserved_after: float | None = None,
+    ) -> None:
         self._store = store
         self._lease = lease
+        # Only supervisors are told these; without one on the store, the usual times hold.
         self._retention = retention
+        self._unserved_after = unserved_after
         self._wake = asyncio.Event()
         self._timers_at = 0.0
 
@@ -37,7 +48,14 @@ class Housekeeping:
         loop = asyncio.get_running_loop()
         await self._store.inbox.subscribe("timers", self._on_timer_hint, self._wake.set)
         jobs: dict[Callable[[], Awaitable[float]], float] = dict.fromkeys(
-            (self._fire_timers, self._recover_expired, self._requeue, self._remove, self._sweep),
+            (
+                self._fire_timers,
+                self._recover_expired,
+                self._requeue,
+                self._stall_unserved,
+                self._remove,
+                self._sweep,
+            ),
             0.0,
         )
         troubled: set[Callable[[], Awaitable[float]]] = set()
@@ -101,12 +119,26 @@ class Housekeeping:
             _logger.warning("%d ready entries were delivered and not claimed; queued again", moved)
         return IDLE_EVERY
 
+    async def _stall_unserved(self) -> float:
+        after = self._unserved_after
+        if after is None:
+            if await self._there_is_a_supervisor():
+                return UNSERVED_EVERY
+            after = UNSERVED_AFTER
+        every = min(UNSERVED_EVERY, after / 10)
+        held = await self._store.timers.stall_unserved(after, every=every)
+        for run_id in held:
+            _logger.warning("run %s is held: nobody has served its version for long", run_id)
+        return 0.0 if len(held) == BATCH else every
+
+    async def _there_is_a_supervisor(self) -> bool:
+        return (await self._store.workers.beat_supervisor("", 0))[1] > 0
+
     async def _remove(self) -> float:
         workflows = await self._store.catalog.workflows()
         retention = self._retention
         if retention is None:
-            # Only supervisors are told how long; without one on the store, the usual time holds.
-            if (await self._store.workers.beat_supervisor("", 0))[1] > 0:
+            if await self._there_is_a_supervisor():
                 return RETENTION_EVERY
             retention = RETENTION
         while await self._store.timers.remove_finished(retention, workflows) == BATCH:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from types import EllipsisType, FunctionType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
@@ -20,6 +21,7 @@ from aiki.definition import (
     portable,
     source,
 )
+from aiki.durations import Seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.handle import Handle
 from aiki.middleware import (
@@ -31,6 +33,7 @@ from aiki.middleware import (
     checked_on_failure,
 )
 from aiki.names import checked_key, checked_name, checked_version
+from aiki.options import When, check_order, checked_memo, checked_tags, deadline, due
 from aiki.run import Run
 
 P = ParamSpec("P")
@@ -93,8 +96,14 @@ class Start(Generic[P, R_co]):
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
     ) -> Start[P, R_co]:
         """Return a copy with other options; those left out stay as they are."""
         options = self.options
@@ -105,6 +114,18 @@ class Start(Generic[P, R_co]):
             options = replace(options, idempotency_key=key)
         if on_conflict is not ...:
             options = replace(options, on_conflict=_checked_on_conflict(on_conflict))
+        if tags is not ...:
+            options = replace(options, tags=checked_tags(tags, options.tags))
+        if memo is not ...:
+            options = replace(options, memo=checked_memo(memo, options.memo))
+        if start_by is not ...:
+            options = replace(options, start_by=deadline(start_by, "start_by"))
+        if finish_by is not ...:
+            options = replace(options, finish_by=deadline(finish_by, "finish_by"))
+        if delay is not ... or start_at is not ...:
+            at = due(None if delay is ... else delay, None if start_at is ... else start_at)
+            options = replace(options, at=at)
+        check_order(options.at, start_by=options.start_by, finish_by=options.finish_by)
         return Start(
             name=self.name,
             version=self.version,
@@ -143,35 +164,69 @@ class WorkflowVersion(Start[P, R_co]):
         return self.handler(run, *args, **kwargs)
 
     @overload
-    def with_options(self, *, pool: str | EllipsisType = ...) -> WorkflowVersion[P, R_co]: ...
+    def with_options(
+        self,
+        *,
+        pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: Seconds | EllipsisType | None = ...,
+        finish_by: Seconds | EllipsisType | None = ...,
+    ) -> WorkflowVersion[P, R_co]: ...
     @overload
     def with_options(
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
     ) -> Start[P, R_co]: ...
     def with_options(
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
     ) -> Start[P, R_co]:
         """Return a copy with other options; those left out stay as they are.
 
-        `idempotency_key` and `on_conflict` are about one run, and make it a `Start`. A second
-        start with the same key and the same input returns the same run, until its retention ends;
-        with other input it raises `Conflict`, or returns the run with
-        `on_conflict="return_existing"`. The key is shared by all versions of the workflow.
+        `tags` and `memo` are added to those that there are. `start_by` and `finish_by` are
+        deadlines, at which the run is cancelled where it was never claimed, or is not over; a
+        length of time counts from when the run is due to start.
+
+        `idempotency_key`, `on_conflict`, `delay`, `start_at` and a deadline that is a datetime are
+        about one run, and make it a `Start`. A second start with the same key and the same input
+        returns the same run, until its retention ends; with other input it raises `Conflict`, or
+        returns the run with `on_conflict="return_existing"`. The key is shared by all versions of
+        the workflow. A run with a delay, or to start at a time that is to come, is `scheduled`.
         """
         start = super().with_options(
-            pool=pool, idempotency_key=idempotency_key, on_conflict=on_conflict
+            pool=pool,
+            tags=tags,
+            memo=memo,
+            start_by=start_by,
+            finish_by=finish_by,
+            idempotency_key=idempotency_key,
+            on_conflict=on_conflict,
+            delay=delay,
+            start_at=start_at,
         )
-        if idempotency_key is ... and on_conflict is ...:
-            return replace(self, options=start.options)
-        return start
+        of_one_run = any(
+            option is not ... for option in (idempotency_key, on_conflict, delay, start_at)
+        ) or any(isinstance(by, datetime) for by in (start_by, finish_by))
+        return start if of_one_run else replace(self, options=start.options)
 
 
 class Workflow:

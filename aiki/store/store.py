@@ -10,6 +10,7 @@ from aiki.store.catalog import Catalog
 from aiki.store.connection import Address
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
+from aiki.store.mailbox import Mailbox
 from aiki.store.preflight import Preflight
 from aiki.store.runs import Runs
 from aiki.store.scripts import SCRIPTS
@@ -52,6 +53,7 @@ class Store:
             )
         self.runs = Runs(self.link, base, self.store_id)
         self.workers = Workers(self.link, base, self.store_id)
+        self.mailbox = Mailbox(self.link, base)
         self.timers = Timers(self.link, base)
         self.catalog = Catalog(self.link, base)
 

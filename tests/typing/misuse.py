@@ -46,6 +46,7 @@ async def a_workflow_wants_a_client_and_its_arguments(run: Run, client: Client) 
 def options_about_one_run_are_no_definition(registry: Registry) -> WorkflowVersion[[float], bool]:
     registry.add(keyed)  # type: ignore[arg-type]
     registry.add(orders_v1.with_options(on_conflict="error"))  # type: ignore[arg-type]
+    registry.add(orders_v1.with_options(delay=5))  # type: ignore[arg-type]
     registry.add(check)  # type: ignore[arg-type]
     return keyed  # type: ignore[return-value]
 
@@ -56,6 +57,9 @@ def options_have_names_and_types() -> None:
     check.with_options(idempotency_key="k")  # type: ignore[call-arg]
     orders_v1.with_options(on_conflict="ignore")  # type: ignore[call-overload]
     orders_v1.with_options(retry=3)  # type: ignore[call-overload]
+    orders_v1.with_options(delay="soon")  # type: ignore[call-overload]
+    orders_v1.with_options(start_at=5)  # type: ignore[call-overload]
+    orders_v1.with_options(memo=["red"])  # type: ignore[call-overload]
     task(name="check", retry=3)  # type: ignore[call-overload]
     task("check")  # type: ignore[call-overload]
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import aiki
@@ -15,7 +15,9 @@ from aiki import (
     Handle,
     Registry,
     Run,
+    RunDescription,
     Start,
+    Status,
     Task,
     WorkflowVersion,
     fixed,
@@ -89,6 +91,13 @@ def definitions(order: Order) -> None:
     assert_type(orders_v2.with_options(pool="gpu"), WorkflowVersion[[str], list[Order]])
     assert_type(orders_v2.with_options(idempotency_key="k"), Start[[str], list[Order]])
 
+    ours = orders_v2.with_options(tags=["red"], memo={"by": 1}, start_by=5, finish_by=None)
+    assert_type(ours, WorkflowVersion[[str], list[Order]])
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    for start in (ours.with_options(delay=timedelta(1)), ours.with_options(start_at=soon)):
+        assert_type(start, Start[[str], list[Order]])
+    assert_type(orders_v2.with_options(finish_by=soon), Start[[str], list[Order]])
+
     registry = Registry()
     registry.add(orders)
     registry.add(orders_v1)
@@ -112,6 +121,10 @@ async def starts(client: Client, run: Run, order: Order) -> None:
     assert_type(many, list[Handle[str] | AikiError])
     assert_type(await orders_v1(run, order), str)
     assert_type(client.handle("id"), Handle[object])
+    assert_type(await handle.describe(), RunDescription)
+    assert_type([run async for run in client.runs(tag="red")], list[RunDescription])
+    assert_type(await client.count_runs(), dict[str, dict[Status, int]])
+    await run.set_details("half done")
 
 
 @aiki.lifespan

@@ -15,12 +15,18 @@ for i = 3, #ARGV do
     for _, id in ipairs(due) do
       local run = p .. 'run:' .. id
       -- A listing may be wrong; a run that is not over is never removed.
-      local f = redis.pcall('HMGET', run, 'status', 'reference')
+      local f = redis.pcall('HMGET', run, 'status', 'reference', 'tags', 'start_by', 'finish_by')
       if f[1] == status then
         if f[2] then
           redis.call('DEL', p .. f[2])
         end
-        redis.call('UNLINK', run, run .. ':journal')
+        for tag in string.gmatch(f[3] or '', '[^\n]+') do
+          redis.pcall('ZREM', p .. 'tag:' .. tag, id)
+        end
+        if f[4] or f[5] then
+          redis.pcall('ZREM', p .. 'timers', id .. '!start', id .. '!finish')
+        end
+        redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen')
       end
       redis.call('ZREM', index, id)
     end

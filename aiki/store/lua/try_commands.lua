@@ -15,6 +15,8 @@ local commands = {
   { 'HGETALL', t .. 'hash' },
   { 'HLEN', t .. 'hash' },
   { 'HDEL', t .. 'hash', 'other' },
+  { 'HSTRLEN', t .. 'hash', 'field' },
+  { 'HINCRBY', t .. 'hash', 'number', '1' },
   { 'EXISTS', t .. 'hash' },
   { 'TYPE', t .. 'hash' },
   { 'EXPIRE', t .. 'hash', '60' },
