@@ -1,6 +1,7 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
+from aiki.children import ChildHandle
 from aiki.client import Call, Client, client, start_many
 from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
 from aiki.current_step import CurrentStep, current_step
@@ -41,6 +42,7 @@ __all__ = [
     "AikiError",
     "Awakeable",
     "Call",
+    "ChildHandle",
     "Client",
     "ConfigError",
     "Conflict",

@@ -54,6 +54,7 @@ class StartOptions:
     pool: str = "default"
     idempotency_key: str | None = None
     on_conflict: Literal["error", "return_existing"] = "error"
+    on_parent_close: Literal["cancel", "abandon", "wait"] = "cancel"
     at: str = ""
     """When it is to start, and its deadlines, as they are sent: see `aiki.options`."""
     start_by: str = ""

@@ -24,6 +24,7 @@ _KINDS = {
     EntryKind.OPEN: "retrying",
     EntryKind.RESULT: "completed",
     EntryKind.FAILURE: "failed",
+    EntryKind.CANCELLED: "cancelled",
     EntryKind.TIMEOUT: "timed out",
     EntryKind.NOTE: "noted",
     EntryKind.ABANDONED: "abandoned",
@@ -70,9 +71,9 @@ class RecordedStep:
     task: str
     key: str
     outcome: str
-    """`completed`, `failed`, `timed out` or `abandoned`; `noted` of what was known at once; of what
-    is not over `retrying`, `waiting`, or `executing` of a first attempt, which is recorded only
-    where a heartbeat or a time-out needs it."""
+    """`completed`, `failed`, `cancelled`, `timed out` or `abandoned`; `noted` of what was known at
+    once; of what is not over `retrying`, `waiting`, or `executing` of a first attempt, which is
+    recorded only where a heartbeat or a time-out needs it."""
     attempts: int
     started: datetime
     recorded: datetime
@@ -267,19 +268,24 @@ def _waits(snapshot: RunSnapshot) -> str:
             return f"sleeps until {until}: {', '.join(names)}"
         case Status.AWAITING_EVENT:
             return f"waits for {', '.join(names)}" + (f", or {until}" if until else "")
+        case Status.AWAITING_CHILD:
+            return f"waits for its children: {', '.join(names)}" + (
+                f", or {until}" if until else ""
+            )
         case _:
             return f"its next attempt is due at {until}"
 
 
 def recorded_step(key: str, entry: Entry) -> RecordedStep:
     """Give a journal entry as users see it."""
-    # An open entry without attempts is a first one that is under way, or a wait that is not over
-    is_open = entry.kind is EntryKind.OPEN
+    # An open entry without attempts is a first one that is under way, or a wait that is not over.
+    # What is no task has a slash in its name, which a task cannot have.
+    is_open, is_task = entry.kind is EntryKind.OPEN, "/" not in key
     failure = entry.failure if is_open else entry.payload
     failed = entry.kind is EntryKind.FAILURE or (is_open and entry.attempts)
     outcome = _KINDS[entry.kind]
     if is_open and not failed:
-        outcome = "executing" if ":" in key else "waiting"
+        outcome = "executing" if is_task else "waiting"
     begun = entry.written - (entry.spent if entry.kind is not EntryKind.ABANDONED else 0)
     return RecordedStep(
         task=key.rpartition("#")[0].partition(":")[0],
@@ -292,5 +298,5 @@ def recorded_step(key: str, entry: Entry) -> RecordedStep:
         worker=entry.worker,
         result=json.loads(entry.payload) if entry.kind is EntryKind.RESULT else None,
         failure=failure_from_json(failure) if failed else None,
-        heartbeat=json.loads(entry.details) if is_open and entry.details else None,
+        heartbeat=json.loads(entry.details) if is_open and is_task and entry.details else None,
     )

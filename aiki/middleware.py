@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, cast
 
 from aiki.client import Call
@@ -103,8 +103,10 @@ def checked_hooks(
     return Hooks(lifespans, context, around) if lifespans or context or around else NO_HOOKS
 
 
-def checked_on_failure(task: object, where: str) -> StepSpec:
-    """Return the step of a task that is told of failures. Raises `DefinitionError`."""
+def told_by(hooks: Hooks, task: object, where: str) -> Hooks:
+    """Return hooks with a task that is told of failures, if any. Raises `DefinitionError`."""
+    if task is None:
+        return hooks
     spec = getattr(task, "_spec", None)
     if not isinstance(spec, StepSpec):
         raise DefinitionError(f"{where}: on_failure is a task, not {_shown(task)}")
@@ -115,7 +117,7 @@ def checked_on_failure(task: object, where: str) -> StepSpec:
             f"{where}: task {spec.name} ({spec.source}) is told of failures, so it takes one "
             f"argument, an aiki.Failure: {error}"
         ) from None
-    return spec
+    return replace(hooks, on_failure=spec)
 
 
 def overriding(middleware: Sequence[Middleware], name: str) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from aiki.records import Entry
 from aiki.rounds import Turn
 from aiki.states import Status
 from aiki.step import AroundTask
+from aiki.store.children import Children
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.threads import Threads
@@ -44,6 +45,7 @@ class Host:
 
     runs: Runs
     mailbox: Mailbox
+    children: Children
     threads: Threads
     label: str
     inline_wait: float

@@ -16,6 +16,7 @@ class EntryKind(StrEnum):
     OPEN = "o"  # attempts only, or a wait that is not over
     RESULT = "r"
     FAILURE = "f"
+    CANCELLED = "c"  # of a child
     TIMEOUT = "t"
     NOTE = "n"  # known at once when it is asked for again; nothing waits for it
     ABANDONED = "a"

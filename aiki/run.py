@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, Protocol, TypeVar, overload
 from uuid import UUID
 
 from aiki.attempts import Attempts
+from aiki.children import Children, OnError
+from aiki.client import Call
 from aiki.context import RunInfo, run_info
 from aiki.current_step import is_in_step
 from aiki.durations import Seconds, seconds
@@ -26,7 +28,20 @@ from aiki.waits import Waits
 MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
 
 _logger = logging.getLogger("aiki.run")
+X = TypeVar("X")
+R = TypeVar("R")
+X_contra = TypeVar("X_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
+
+
+class Mappable(Protocol[X_contra, R_co]):
+    """A version of a workflow that takes one argument."""
+
+    def bind(self, item: X_contra, /) -> Call[R_co]:
+        """Give the start with its argument."""
+        ...
 
 
 class Run:
@@ -41,6 +56,7 @@ class Run:
         self._claimed = claimed
         self.execution = Execution(claimed, host)
         self._attempts = Attempts(self.execution)
+        self._children: Children | None = None
         self._owner = claimed.ownership
         self._runs = host.runs
         self._specs: dict[str, StepSpec] = {}
@@ -66,6 +82,60 @@ class Run:
     def waits(self) -> Waits:
         """What the run waits for, beside its tasks."""
         return Waits(self.execution)
+
+    @property
+    def children(self) -> Children:
+        """The runs that this run has started."""
+        if self._children is None:
+            self._children = Children(self.execution)
+        return self._children
+
+    @overload
+    async def map(
+        self, child: Mappable[X, R], items: Iterable[X], *, max_parallel: int = ...
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        child: Mappable[X, R],
+        items: Iterable[X],
+        *,
+        max_parallel: int = ...,
+        on_error: Literal["raise"],
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        child: Mappable[X, R],
+        items: Iterable[X],
+        *,
+        max_parallel: int = ...,
+        on_error: Literal["return"],
+    ) -> list[R | AikiError]: ...
+    async def map(
+        self,
+        child: Mappable[X, Any],
+        items: Iterable[X],
+        *,
+        max_parallel: int = 1_000,
+        on_error: OnError = "raise",
+    ) -> list[Any]:
+        """Start a child for each item, so many at a time, and give their results in order.
+
+        For thousands of items: each result stays in its child's record. With `on_error="raise"` the
+        first child that fails or is cancelled has the others cancelled, and raises `RunFailed` or
+        `RunCancelled`; with `"return"` these stand among the results. Raises `LimitExceeded` for
+        more than 10,000 items.
+        """
+        self.check_here("children were mapped")
+        given: object = max_parallel
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise DataError(f"max_parallel is a whole number of at least 1, not {given!r:.100}")
+        how: object = on_error
+        if how not in ("raise", "return"):
+            raise DataError(f'on_error is "raise" or "return", not {how!r:.100}')
+        calls = [child.bind(item) for item in items]
+        return await self.children.map(calls, max_parallel=max_parallel, on_error=on_error)
 
     async def sleep(self, name: str, duration: Seconds) -> bool:
         """Sleep, durably; a run that only sleeps takes no worker meanwhile.
@@ -150,7 +220,11 @@ class Run:
 
         async def active() -> Any:
             _active.set(self)
-            return await handler()
+            try:
+                return await handler()
+            finally:
+                if self._children is not None and not self.execution.is_closed:
+                    await self._children.settle()
 
         self.execution.begin(active)
 

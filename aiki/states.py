@@ -1,11 +1,11 @@
 """What may happen to a run: its statuses and every legal move between them.
 
 Theory. A run is *wanted* (queued), *owned* (running), *waiting* for something in the store
-(scheduled, awaiting_retry, sleeping, awaiting_event), *held* until somebody repairs it (stalled)
-or *over* (completed, failed, cancelled). Only four kinds of event move it: its owner's own word
-(claim, release, park, stall, finish), the death of its owner (recover), time or a message (wake, a
-deadline, nobody who serves it for long) and a person (cancel). A run that is over never moves
-again, and an event without a row here is refused by the script that would make it.
+(scheduled, awaiting_retry, sleeping, awaiting_event, awaiting_child), *held* until somebody repairs
+it (stalled) or *over* (completed, failed, cancelled). Only four kinds of event move it: its owner's
+own word (claim, release, park, stall, finish), the death of its owner (recover), time or a message
+(wake, a deadline, nobody who serves it for long) and a person (cancel). A run that is over never
+moves again, and an event without a row here is refused by the script that would make it.
 
 A cancel ends a run at once only where no handler will clean up: it was never claimed, it is
 stalled, or no worker serves its version. Elsewhere it wakes the run or tells its owner, and the
@@ -32,6 +32,7 @@ class Status(StrEnum):
     AWAITING_RETRY = "awaiting_retry"
     SLEEPING = "sleeping"
     AWAITING_EVENT = "awaiting_event"
+    AWAITING_CHILD = "awaiting_child"
     STALLED = "stalled"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -53,6 +54,7 @@ class Reason(StrEnum):
     PARK = "park"  # behind a step that will be tried again
     PARK_ASLEEP = "park_asleep"
     PARK_FOR_EVENT = "park_for_event"
+    PARK_FOR_CHILD = "park_for_child"
     WAKE = "wake"
     STALL = "stall"
     COMPLETE = "complete"
@@ -68,7 +70,9 @@ class Reason(StrEnum):
 
 FINAL: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
-WAITING: Final = frozenset({Status.AWAITING_RETRY, Status.SLEEPING, Status.AWAITING_EVENT})
+WAITING: Final = frozenset(
+    {Status.AWAITING_RETRY, Status.SLEEPING, Status.AWAITING_EVENT, Status.AWAITING_CHILD}
+)
 
 MOVES: Final = MappingProxyType(
     {
@@ -90,6 +94,7 @@ MOVES: Final = MappingProxyType(
         (Status.RUNNING, Reason.PARK): Status.AWAITING_RETRY,
         (Status.RUNNING, Reason.PARK_ASLEEP): Status.SLEEPING,
         (Status.RUNNING, Reason.PARK_FOR_EVENT): Status.AWAITING_EVENT,
+        (Status.RUNNING, Reason.PARK_FOR_CHILD): Status.AWAITING_CHILD,
         (Status.RUNNING, Reason.STALL): Status.STALLED,
         (Status.RUNNING, Reason.COMPLETE): Status.COMPLETED,
         (Status.RUNNING, Reason.FAIL): Status.FAILED,

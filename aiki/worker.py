@@ -142,6 +142,7 @@ class Worker:
         self._host = Host(
             runs=self._client.store.runs,
             mailbox=self._client.store.mailbox,
+            children=self._client.store.children,
             threads=self._threads,
             label=self.id,
             inline_wait=self._inline_wait,

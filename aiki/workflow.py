@@ -8,9 +8,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, FunctionType
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    overload,
+)
 
 from aiki.annotations import resolved
+from aiki.children import ChildHandle
 from aiki.client import Call, Client, StartOptions
 from aiki.codec import Arguments, Codec
 from aiki.context import Lifespan, RunContext
@@ -24,14 +35,7 @@ from aiki.definition import (
 from aiki.durations import Seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.handle import Handle
-from aiki.middleware import (
-    NO_HOOKS,
-    FailureTask,
-    Hooks,
-    Middleware,
-    checked_hooks,
-    checked_on_failure,
-)
+from aiki.middleware import NO_HOOKS, FailureTask, Hooks, Middleware, checked_hooks, told_by
 from aiki.names import checked_key, checked_name, checked_version
 from aiki.options import When, check_order, checked_memo, checked_tags, deadline, due
 from aiki.run import Run
@@ -41,6 +45,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 OnConflict: TypeAlias = Literal["error", "return_existing"]
+OnParentClose: TypeAlias = Literal["cancel", "abandon", "wait"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,6 +82,23 @@ class Start(Generic[P, R_co]):
             )
         return await client.start_call(self.bind(*args, **kwargs))
 
+    async def start_as_child(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> ChildHandle[R_co]:
+        """Start a run as a child of `run`, as a recorded step, and return its handle.
+
+        What becomes of it when `run` ends says `with_options(on_parent_close=…)`: by default it is
+        cancelled. An idempotency key is that of the parent: the same key gives the same child.
+        Raises `DataError` for arguments that their annotations do not describe.
+        """
+        if not isinstance(run, Run):
+            raise DefinitionError(
+                f"{self} is started as a child of the run that the handler was given, not of "
+                f"{type(run).__qualname__}"
+            )
+        run.check_here(f"{self} was started as a child")
+        return await run.children.start(self.bind(*args, **kwargs))
+
     def handle(self, client: Client, run_id: str) -> Handle[R_co]:
         """Return a handle on a run of this version by its id; nothing is asked of the store."""
         return client.typed_handle(run_id, self.result)
@@ -100,6 +122,7 @@ class Start(Generic[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: When | EllipsisType | None = ...,
         finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
         delay: Seconds | EllipsisType | None = ...,
@@ -122,6 +145,8 @@ class Start(Generic[P, R_co]):
             options = replace(options, start_by=deadline(start_by, "start_by"))
         if finish_by is not ...:
             options = replace(options, finish_by=deadline(finish_by, "finish_by"))
+        if on_parent_close is not ...:
+            options = replace(options, on_parent_close=_checked_on_close(on_parent_close))
         if delay is not ... or start_at is not ...:
             at = due(None if delay is ... else delay, None if start_at is ... else start_at)
             options = replace(options, at=at)
@@ -172,6 +197,7 @@ class WorkflowVersion(Start[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: Seconds | EllipsisType | None = ...,
         finish_by: Seconds | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
     ) -> WorkflowVersion[P, R_co]: ...
     @overload
     def with_options(
@@ -182,6 +208,7 @@ class WorkflowVersion(Start[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: When | EllipsisType | None = ...,
         finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
         delay: Seconds | EllipsisType | None = ...,
@@ -195,6 +222,7 @@ class WorkflowVersion(Start[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: When | EllipsisType | None = ...,
         finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
         delay: Seconds | EllipsisType | None = ...,
@@ -204,7 +232,9 @@ class WorkflowVersion(Start[P, R_co]):
 
         `tags` and `memo` are added to those that there are. `start_by` and `finish_by` are
         deadlines, at which the run is cancelled where it was never claimed, or is not over; a
-        length of time counts from when the run is due to start.
+        length of time counts from when the run is due to start. `on_parent_close` says what becomes
+        of a child when its parent ends: "cancel", "abandon" (it goes on) or "wait" (the parent ends
+        after it).
 
         `idempotency_key`, `on_conflict`, `delay`, `start_at` and a deadline that is a datetime are
         about one run, and make it a `Start`. A second start with the same key and the same input
@@ -218,6 +248,7 @@ class WorkflowVersion(Start[P, R_co]):
             memo=memo,
             start_by=start_by,
             finish_by=finish_by,
+            on_parent_close=on_parent_close,
             idempotency_key=idempotency_key,
             on_conflict=on_conflict,
             delay=delay,
@@ -232,18 +263,9 @@ class WorkflowVersion(Start[P, R_co]):
 class Workflow:
     """A named workflow, of which there are versions. Made by `workflow`."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        lifespan: Lifespan[Any] | Sequence[Lifespan[Any]] = (),
-        context: RunContext[Any] | None = None,
-        middleware: Middleware | Sequence[Middleware] = (),
-    ) -> None:
+    def __init__(self, name: str, hooks: Hooks = NO_HOOKS) -> None:
         self.name = checked_name(name, "workflow")
-        self._hooks = checked_hooks(
-            f"workflow {self.name}", lifespan=lifespan, context=context, middleware=middleware
-        )
+        self._hooks = hooks
         self._versions: dict[str, WorkflowVersion[..., Any]] = {}
 
     @property
@@ -282,10 +304,7 @@ class Workflow:
         `DefinitionError` for what cannot work, and for another handler of the same version.
         """
         number = checked_version(version, f"workflow {self.name}")
-        hooks = self._hooks
-        if on_failure is not None:
-            told = checked_on_failure(on_failure, f"workflow {self.name} {number}")
-            hooks = replace(hooks, on_failure=told)
+        hooks = told_by(self._hooks, on_failure, f"workflow {self.name} {number}")
         if exec is not None:
             return self._define(number, hooks, exec)
         return partial(self._define, number, hooks)
@@ -326,7 +345,9 @@ def workflow(
     `middleware` is called around its runs and their steps. Raises `DefinitionError` for what
     cannot work.
     """
-    return Workflow(name, lifespan=lifespan, context=context, middleware=middleware)
+    where = f"workflow {checked_name(name, 'workflow')}"
+    hooks = checked_hooks(where, lifespan=lifespan, context=context, middleware=middleware)
+    return Workflow(name, hooks)
 
 
 def refuse_second(
@@ -367,3 +388,11 @@ def _checked_on_conflict(value: object) -> OnConflict:
     if value == "return_existing":
         return "return_existing"
     raise DataError(f'on_conflict is "error" or "return_existing", not {value!r:.100}')
+
+
+def _checked_on_close(value: object) -> OnParentClose:
+    for known in get_args(OnParentClose):
+        if value == known:
+            choice: OnParentClose = known
+            return choice
+    raise DataError(f'on_parent_close is "cancel", "abandon" or "wait", not {value!r:.100}')

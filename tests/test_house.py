@@ -26,6 +26,7 @@ LAYERS = (
     {"replay", "commits", "handle", "life", "listing"},
     {"execution", "client"},
     {"attempts", "waits"},
+    {"children"},
     {"run"},
     {"middleware"},
     {"task", "workflow", "event", "awakeable"},
@@ -177,7 +178,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 560, "aiki/worker.py": 490, "tests/support/calls.py": 900}
+LOOKED_AT = {"aiki/execution.py": 570, "aiki/worker.py": 490, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:
