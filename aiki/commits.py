@@ -6,10 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from aiki.current_step import CurrentStep
 from aiki.errors import DataError, LimitExceeded
 from aiki.journal import Journal
 from aiki.operation import Host, Operation
-from aiki.records import ClaimedRun, EntryKind, Message, closed_entry, entry_rest
+from aiki.records import (
+    ClaimedRun,
+    EntryKind,
+    Message,
+    closed_entry,
+    entry_rest,
+    open_payload,
+)
 from aiki.rounds import Rounds, Turn
 from aiki.step import StepSpec
 from aiki.store.children import NewChild
@@ -82,6 +90,14 @@ class Commits:
         rest = self._rest(self._rounds.stamp(), attempt, begun, payload)
         milliseconds = round(delay * 1000)
         return await self._runs.commit_attempt(self._owner, operation.key, milliseconds, rest)
+
+    async def heartbeat(self, operation: Operation, about: CurrentStep) -> int | bytes:
+        """Record that an attempt is under way, and what it said."""
+        # One place in the order will do: an hour of heartbeats must not use up those of a round.
+        about.seq = about.seq or self._rounds.stamp()
+        payload = open_payload(about.failure, about.details)
+        rest = self._rest(about.seq, about.attempt - 1, about.begun, payload)
+        return await self._runs.heartbeat_step(self._owner, operation.key, rest)
 
     async def abandon(
         self, operation: Operation, turn: Turn, *, deliver_cancel: bool = False

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from aiki.records import Entry
 from aiki.rounds import Turn
 from aiki.states import Status
+from aiki.step import AroundTask
 from aiki.store.children import Children
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
@@ -54,6 +55,8 @@ class Host:
     is_leased: Callable[[], bool]
     interrupt: Callable[[BaseException], None]
     recycle: Callable[[str], None]
+    is_draining: Callable[[], bool]
+    around_task: tuple[AroundTask, ...] = ()
 
 
 class Operation:

@@ -14,13 +14,15 @@ from uuid import UUID
 from aiki.attempts import Attempts
 from aiki.children import Children, OnError
 from aiki.client import Call
+from aiki.context import RunInfo, run_info
+from aiki.current_step import is_in_step
 from aiki.durations import Seconds, seconds
-from aiki.errors import AikiError, DataError, DefinitionError, LimitExceeded
+from aiki.errors import AikiError, DataError, DefinitionError, Failure, LimitExceeded
 from aiki.execution import Execution
 from aiki.names import checked_name
 from aiki.operation import Host
 from aiki.records import ClaimedRun
-from aiki.step import StepSpec, is_in_step
+from aiki.step import StepSpec
 from aiki.waits import Waits
 
 MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
@@ -45,8 +47,13 @@ class Mappable(Protocol[X_contra, R_co]):
 class Run:
     """One execution of a workflow, as its handler sees it."""
 
+    context: Any = None
+    """What the workflow's `context` made for this execution. The type is known to `get` of what
+    `run_context` has returned, which gives the same."""
+
     def __init__(self, claimed: ClaimedRun, host: Host) -> None:
         self.id = claimed.ownership.run_id
+        self._claimed = claimed
         self.execution = Execution(claimed, host)
         self._attempts = Attempts(self.execution)
         self._children: Children | None = None
@@ -60,6 +67,11 @@ class Run:
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger that carries the run's id and is silent while recorded steps are repeated."""
         return _RunLogger(self)
+
+    @property
+    def info(self) -> RunInfo:
+        """What is known of the run: its workflow and version, its input, when it was created."""
+        return run_info(self._claimed)
 
     @property
     def is_replaying(self) -> bool:
@@ -216,8 +228,20 @@ class Run:
 
         self.execution.begin(active)
 
+    def execute_hook(self, spec: StepSpec, failure: Failure) -> Coroutine[Any, Any, Any]:
+        """Execute the step that is told of the run's failure.
+
+        It is the same step however the failure is described: a traceback may be another one when
+        the handler is repeated.
+        """
+        return self.execute_step(spec, (failure,), {}, called=b"on_failure")
+
     def execute_step(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        called: bytes | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Give a step's recorded outcome, or execute and record it. `Task.start` is this.
 
@@ -238,7 +262,7 @@ class Run:
                 f"two tasks of this run are named {spec.name!r}: {known.source} and "
                 f"{spec.source}; give one of them another name"
             )
-        return self._attempts.execute(spec, args, kwargs)
+        return self._attempts.execute(spec, args, kwargs, called)
 
     def check_here(self, what: str) -> None:
         """Raise `DefinitionError` unless the caller is this run's handler; `what` it has done."""

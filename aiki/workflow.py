@@ -24,6 +24,7 @@ from aiki.annotations import resolved
 from aiki.children import ChildHandle
 from aiki.client import Call, Client, StartOptions
 from aiki.codec import Arguments, Codec
+from aiki.context import Lifespan, RunContext
 from aiki.definition import (
     appearance,
     checked_function,
@@ -34,6 +35,7 @@ from aiki.definition import (
 from aiki.durations import Seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.handle import Handle
+from aiki.middleware import NO_HOOKS, FailureTask, Hooks, Middleware, checked_hooks, told_by
 from aiki.names import checked_key, checked_name, checked_version
 from aiki.options import When, check_order, checked_memo, checked_tags, deadline, due
 from aiki.run import Run
@@ -62,6 +64,7 @@ class Start(Generic[P, R_co]):
     identity: tuple[str, str]
     source: str
     options: StartOptions
+    hooks: Hooks = NO_HOOKS
 
     def __post_init__(self) -> None:
         vars(self).update(appearance(self.handler))
@@ -260,8 +263,9 @@ class WorkflowVersion(Start[P, R_co]):
 class Workflow:
     """A named workflow, of which there are versions. Made by `workflow`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, hooks: Hooks = NO_HOOKS) -> None:
         self.name = checked_name(name, "workflow")
+        self._hooks = hooks
         self._versions: dict[str, WorkflowVersion[..., Any]] = {}
 
     @property
@@ -271,27 +275,41 @@ class Workflow:
 
     @overload
     def v(
-        self, version: str, /
+        self, version: str, /, *, on_failure: FailureTask | None = None
     ) -> Callable[
         [Callable[Concatenate[Run, P], Coroutine[Any, Any, R]]], WorkflowVersion[P, R]
     ]: ...
     @overload
     def v(
-        self, version: str, /, *, exec: Callable[Concatenate[Run, P], Coroutine[Any, Any, R]]
+        self,
+        version: str,
+        /,
+        *,
+        exec: Callable[Concatenate[Run, P], Coroutine[Any, Any, R]],
+        on_failure: FailureTask | None = None,
     ) -> WorkflowVersion[P, R]: ...
-    def v(self, version: str, /, *, exec: Callable[..., Any] | None = None) -> Any:
+    def v(
+        self,
+        version: str,
+        /,
+        *,
+        exec: Callable[..., Any] | None = None,
+        on_failure: FailureTask | None = None,
+    ) -> Any:
         """Define a version, MAJOR.MINOR.PATCH: `@wf.v("1.0.0")` or `wf.v("1.0.0", exec=fn)`.
 
         The handler is `async def handler(run: Run, …)`. Its other parameters are the run's input,
-        and what it returns its result, stored as JSON by their annotations. Raises
+        and what it returns its result, stored as JSON by their annotations. `on_failure` is a task
+        that takes an `aiki.Failure`, executed as the last step of a run that fails. Raises
         `DefinitionError` for what cannot work, and for another handler of the same version.
         """
         number = checked_version(version, f"workflow {self.name}")
+        hooks = told_by(self._hooks, on_failure, f"workflow {self.name} {number}")
         if exec is not None:
-            return self._define(number, exec)
-        return partial(self._define, number)
+            return self._define(number, hooks, exec)
+        return partial(self._define, number, hooks)
 
-    def _define(self, version: str, handler: object) -> WorkflowVersion[..., Any]:
+    def _define(self, version: str, hooks: Hooks, handler: object) -> WorkflowVersion[..., Any]:
         fn = _checked_handler(handler)
         place = source(fn)
         where = f"workflow {self.name} {version} ({place})"
@@ -304,6 +322,7 @@ class Workflow:
             identity=identity(fn),
             source=place,
             options=StartOptions(),
+            hooks=hooks,
         )
         refuse_second(self._versions.get(version), defined)
         self._versions[version] = defined
@@ -313,9 +332,22 @@ class Workflow:
         return f"<workflow {self.name}: {', '.join(self._versions) or 'no versions'}>"
 
 
-def workflow(name: str) -> Workflow:
-    """Make a workflow; its versions are defined by `v`. Raises `DefinitionError` for a bad name."""
-    return Workflow(name)
+def workflow(
+    name: str,
+    *,
+    lifespan: Lifespan[Any] | Sequence[Lifespan[Any]] = (),
+    context: RunContext[Any] | None = None,
+    middleware: Middleware | Sequence[Middleware] = (),
+) -> Workflow:
+    """Make a workflow; its versions are defined by `v`.
+
+    Workers that serve it enter each `lifespan`; `context` makes a value for each of its runs;
+    `middleware` is called around its runs and their steps. Raises `DefinitionError` for what
+    cannot work.
+    """
+    where = f"workflow {checked_name(name, 'workflow')}"
+    hooks = checked_hooks(where, lifespan=lifespan, context=context, middleware=middleware)
+    return Workflow(name, hooks)
 
 
 def refuse_second(

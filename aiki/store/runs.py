@@ -29,6 +29,7 @@ _START = SCRIPTS["start_runs"].sha
 _CLAIM = SCRIPTS["claim_runs"].sha
 _STEP = SCRIPTS["commit_step"].sha
 _ATTEMPT = SCRIPTS["commit_attempt"].sha
+_BEAT = SCRIPTS["heartbeat_step"].sha
 _ABANDON = SCRIPTS["abandon_step"].sha
 _OPEN_WAIT = SCRIPTS["open_wait"].sha
 _END_WAIT = SCRIPTS["end_wait"].sha
@@ -171,9 +172,8 @@ class Runs:
 
     async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
         """Record how a step ended; flags, or the script's word why not."""
-        reply: int | bytes = await self._send(
-            ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
-        )
+        command = ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
+        reply: int | bytes = await self._send(command)
         return reply
 
     async def commit_attempt(
@@ -183,6 +183,12 @@ class Runs:
         reply: int | bytes = await self._send((
             "EVALSHA", _ATTEMPT, "1", self._base, owner.run_id, owner.token, key, delay_ms, rest,
         ))  # fmt: skip
+        return reply
+
+    async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
+        """Record that an attempt is under way and what it said; flags, or the word why not."""
+        command = ("EVALSHA", _BEAT, "1", self._base, owner.run_id, owner.token, key, rest)
+        reply: int | bytes = await self._send(command)
         return reply
 
     async def abandon_step(

@@ -187,6 +187,27 @@ async def attempt(scene: Scene) -> list[Argument]:
     return [RUN, owner.token, "step#0", "60000", entry_rest(2, 2, 5, "a label", b"it failed")]
 
 
+@call("heartbeat_step", 0)
+async def heartbeat(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "step#0", entry_rest(2, 0, 5, "a label", b"\n40")]
+
+
+@call("heartbeat_step", 1)
+async def heartbeat_of_a_later_attempt(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    await scene.attempt(owner, "step#0", number=1)
+    return [RUN, owner.token, "step#0", entry_rest(2, 1, 70, "a label", b"it failed\n40")]
+
+
+@call("heartbeat_step", 0)
+async def heartbeat_that_comes_too_late(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0")
+    return [RUN, owner.token, "step#0", entry_rest(2, 0, 5, "a label", b"\n40")]
+
+
 @call("abandon_step", 0)
 async def abandon(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
