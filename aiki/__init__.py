@@ -24,6 +24,8 @@ from aiki.handle import Handle, RecordedStep, RunStatus
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
+from aiki.schedule_handle import Occurrence, ScheduleHandle, ScheduleStatus
+from aiki.schedules import Schedule, schedule
 from aiki.states import Status
 from aiki.step import CurrentStep, current_step
 from aiki.task import Task, task
@@ -45,6 +47,7 @@ __all__ = [
     "LimitExceeded",
     "NonRetryable",
     "NotFound",
+    "Occurrence",
     "RecordedStep",
     "RedisStreams",
     "Registry",
@@ -54,6 +57,9 @@ __all__ = [
     "RunCancelled",
     "RunFailed",
     "RunStatus",
+    "Schedule",
+    "ScheduleHandle",
+    "ScheduleStatus",
     "Seconds",
     "Start",
     "Status",
@@ -70,6 +76,7 @@ __all__ = [
     "fixed",
     "jittered",
     "never",
+    "schedule",
     "start_many",
     "task",
     "worker",

@@ -3,14 +3,17 @@
 Theory. A run is *wanted* (queued), *owned* (running), *waiting* for something in the store
 (awaiting_retry), *held* until somebody repairs it (stalled) or *over* (completed, failed,
 cancelled). Only four kinds of event move it: its owner's own word (claim, release, park,
-stall, finish), the death of its owner (recover), time (wake) and a person (cancel). A run
-that is over never moves again, and an event without a row here is refused by the script
-that would make it.
+stall, finish), the death of its owner (recover), time (wake) and a person or a schedule
+(cancel, terminate). A run that is over never moves again, and an event without a row here is
+refused by the script that would make it.
 
 A cancel ends a run at once only where no handler will clean up: it was never claimed, it is
 stalled, or no worker serves its version. Elsewhere it wakes the run or tells its owner, and the
 move is the handler's own finish. Where a run would be held although a cancel is wanted that its
 handler has not seen, it ends instead: whichever of the two came first, the result is the same.
+
+To terminate a run is to end it at once, wherever it is: its handler is not asked, and its owner,
+fenced, writes nothing more.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class Reason(StrEnum):
     ACKNOWLEDGE_CANCEL = "acknowledge_cancel"
     CANCEL = "cancel"
     CANCEL_UNSERVED = "cancel_unserved"  # never claimed, or by a version nobody serves
+    TERMINATE = "terminate"
     HOLD_CANCELLED = "hold_cancelled"  # a stall, or too many deaths, while a cancel is wanted
 
 
@@ -76,5 +80,9 @@ MOVES: Final = MappingProxyType(
         (Status.AWAITING_RETRY, Reason.CANCEL): Status.QUEUED,
         (Status.AWAITING_RETRY, Reason.CANCEL_UNSERVED): Status.CANCELLED,
         (Status.STALLED, Reason.CANCEL): Status.CANCELLED,
+        (Status.QUEUED, Reason.TERMINATE): Status.CANCELLED,
+        (Status.RUNNING, Reason.TERMINATE): Status.CANCELLED,
+        (Status.AWAITING_RETRY, Reason.TERMINATE): Status.CANCELLED,
+        (Status.STALLED, Reason.TERMINATE): Status.CANCELLED,
     }
 )

@@ -33,6 +33,7 @@ _FINISH = SCRIPTS["finish_run"].sha
 _STALL = SCRIPTS["stall_run"].sha
 _RELEASE = SCRIPTS["release_run"].sha
 _CANCEL = SCRIPTS["request_cancel"].sha
+_TERMINATE = SCRIPTS["terminate_run"].sha
 _WATCH = SCRIPTS["watch_run"].sha
 # As `_snapshot` reads them: text, then three payloads
 _SNAPSHOT = (
@@ -228,6 +229,15 @@ class Runs:
             NotFound: there is no such run.
         """
         command = ("EVALSHA", _CANCEL, "1", self._base, run_id, reason)
+        return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
+
+    async def terminate(self, run_id: str, reason: str, *, timeout: float) -> Status:
+        """End a run at once, without its handler, and return the status it has now.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        command = ("EVALSHA", _TERMINATE, "1", self._base, run_id, reason)
         return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
 
     async def watch(self, run_id: str, inbox: str) -> tuple[Status, bytes] | None:

@@ -12,6 +12,7 @@ from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
 from aiki.store.preflight import Preflight
 from aiki.store.runs import Runs
+from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
 from aiki.store.timers import Timers
 from aiki.store.workers import Workers
@@ -54,6 +55,7 @@ class Store:
         self.workers = Workers(self.link, base, self.store_id)
         self.timers = Timers(self.link, base)
         self.catalog = Catalog(self.link, base)
+        self.schedules = Schedules(self.link, base, self.store_id)
 
     async def close(self) -> None:
         """End every connection."""

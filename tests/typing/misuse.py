@@ -2,6 +2,7 @@
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
+import aiki
 from aiki import Client, Registry, Run, WorkflowVersion, task, workflow
 
 
@@ -47,6 +48,14 @@ def options_about_one_run_are_no_definition(registry: Registry) -> WorkflowVersi
     registry.add(orders_v1.with_options(on_conflict="error"))  # type: ignore[arg-type]
     registry.add(check)  # type: ignore[arg-type]
     return keyed  # type: ignore[return-value]
+
+
+def a_schedule_starts_a_version_without_options_about_one_run() -> None:
+    aiki.schedule("daily", keyed.bind(1.0), cron="0 9 * * *")  # type: ignore[arg-type]
+    aiki.schedule("daily", orders_v1, cron="0 9 * * *")  # type: ignore[arg-type]
+    aiki.schedule("daily", orders_v1.bind(1.0), overlap="never")  # type: ignore[arg-type]
+    aiki.schedule("daily", orders_v1.bind(1.0), cron=5)  # type: ignore[arg-type]
+    aiki.schedule("daily", orders_v1.bind("much"), every=5)  # type: ignore[arg-type]
 
 
 def options_have_names_and_types() -> None:
