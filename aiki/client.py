@@ -150,7 +150,7 @@ class Client:
         return ScheduleHandle(checked_name(name, "schedule"), self.store, self._start_timeout)
 
     async def schedules(self) -> list[ScheduleStatus]:
-        """Describe all schedules: in the order in which they are due, those that are paused last."""
+        """Describe all schedules in the order in which they are due; paused ones come last."""
         return await described(self.store, timeout=self._start_timeout)
 
     async def activate(

@@ -36,6 +36,7 @@ CATCH_UP = 86_400.0  # s
 LONGEST_CRON = 200  # characters
 MISSED_TOGETHER = 1000  # times that are passed over in one step, so that no loop is held up
 
+_ROUNDED = 1e-4  # ms; what floats lose of a number of milliseconds is less
 _FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TRIED_FROM = datetime(2024, 1, 1, tzinfo=UTC)  # to see whether it ever fires; any time would do
@@ -231,8 +232,8 @@ def _check_fields(expression: str) -> None:
         position = expression.index(field, position)
         alone = ["*"] * len(_FIELDS)
         alone[number] = field
-        if number == 2:  # noqa: PLR2004 - the day of month, of which all months have some
-            alone[3] = "1"
+        if _FIELDS[number] == "day of month":
+            alone[3] = "1"  # so that it is not judged by the month: January has every day
         try:
             CronSim(" ".join(alone), _TRIED_FROM)
         except CronSimError:
@@ -271,7 +272,7 @@ def _whole(value: Seconds, what: str) -> int:
     except DataError as error:
         raise DefinitionError(str(error)) from None
     whole = round(exact)
-    if abs(exact - whole) > 1e-4:  # what floats lose of a number of milliseconds is less
+    if abs(exact - whole) > _ROUNDED:
         raise DefinitionError(f"{what} is whole milliseconds, not {value!r}")
     return whole
 

@@ -105,7 +105,7 @@ def schedule(
         raise DefinitionError(f"schedule {checked!r}: {error}") from None
 
 
-def _checked_start(start: object) -> PlainCall[Any]:
+def _checked_start(start: Call[Any]) -> PlainCall[Any]:
     if isinstance(start, PlainCall) and start.options == StartOptions(pool=start.options.pool):
         return start
     if isinstance(start, Call):

@@ -15,7 +15,7 @@ from aiki.errors import NotFound
 from aiki.records import Ownership, ReadyEntry
 from aiki.states import FINAL, MOVES, Reason, Status
 from tests.support.audit import audit
-from tests.support.store import ALONE, STREAM, Dump, Scene
+from tests.support.store import ALONE, STREAM, TIMEOUT, Dump, Scene
 
 
 @dataclass
@@ -77,6 +77,10 @@ async def cancel(case: Case) -> None:
     await case.scene.cancel(case.run_id)
 
 
+async def terminate(case: Case) -> None:
+    await case.scene.store.runs.terminate(case.run_id, "at once", timeout=TIMEOUT)
+
+
 def finish(status: Status) -> Callable[[Case], Awaitable[object]]:
     return lambda case: case.scene.finish(case.owner, status)
 
@@ -124,6 +128,7 @@ EVENTS = {
     Reason.ACKNOWLEDGE_CANCEL: Event(finish(Status.CANCELLED)),
     Reason.CANCEL: Event(cancel),
     Reason.CANCEL_UNSERVED: Event(cancel, is_served_by_nobody),
+    Reason.TERMINATE: Event(terminate),
     Reason.HOLD_CANCELLED: Event(stall, has_a_cancel_waiting),
 }
 
@@ -219,6 +224,9 @@ async def test_nothing_happens_to_a_run_that_does_not_exist(scene: Scene, reason
         case Reason.CANCEL | Reason.CANCEL_UNSERVED:
             with pytest.raises(NotFound):
                 await cancel(case)
+        case Reason.TERMINATE:
+            with pytest.raises(NotFound):
+                await terminate(case)
         case Reason.CLAIM:
             entry = ReadyEntry(STREAM, "1-1", case.run_id, "0")
             assert await scene.try_claim(entry, incarnation) == b"STALE"

@@ -331,3 +331,24 @@ async def watch_of_an_end(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.finish(owner)
     return [RUN, scene.base + "inbox:x"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_queued_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0")
+    await scene.park(owner, "step#0")
+    return [RUN, "a reason"]
