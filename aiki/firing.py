@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from aiki.errors import AikiError, DataError
 from aiki.records import DueSchedule
-from aiki.schedule import Miss, Timing
+from aiki.schedule import Miss, Start, Timing
 from aiki.store import Store
 from aiki.store.keys import occurrence_run_id
 from aiki.store.schedules import CHANNEL
@@ -84,32 +85,37 @@ class Firing:
         except DataError as error:
             self._report(due, error)
             return
-        for _ in range(STEPS_TOGETHER):
-            step = timing.step(due.id, due.planned, now)
-            if step is None:
-                break
-            if isinstance(step, Miss):
-                _logger.warning(
-                    "schedule %s missed %d planned times that are longer ago than its catch-up "
-                    "window of %g s",
-                    due.id,
-                    step.count,
-                    timing.catch_up / 1000,
-                )
-                missed, run_id = step.count, ""
-            else:
-                missed, run_id = 0, occurrence_run_id(0, due.id, step.occurrence)
-            word, others = await self._schedules.fire(
-                due, step.next, step.due, missed=missed, run_id=run_id
-            )
-            if word in ("STALE", "EARLY"):
-                return
-            if run_id:
-                _logger.info("schedule %s: run %s is %s", due.id, run_id, word.lower())
-            await self._ask_to_end(due.id, others)
-            due = DueSchedule(due.id, due.digest, step.next, step.due, due.timing, due.has_buffer)
+        # Sent together they are stored together. Each holds only after the one before: if one
+        # fails, so do all that follow it.
+        steps = list(_steps(timing, due, now))
+        outcomes = await asyncio.gather(
+            *(self._fire(passing, step) for passing, step in steps), return_exceptions=True
+        )
+        done: list[str] = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            done += outcome
+        await self._ask_to_end(due.id, list(dict.fromkeys(done)))
         if due.has_buffer:
             await self._tend(due.id)
+
+    async def _fire(self, due: DueSchedule, step: Start | Miss) -> list[str]:
+        """Let one planned time pass; the runs that must be asked to end for it."""
+        missed, run_id = 0, ""
+        if isinstance(step, Miss):
+            missed = step.count
+        else:
+            run_id = occurrence_run_id(0, due.id, step.occurrence)
+        word, others = await self._schedules.fire(
+            due, step.next, step.due, missed=missed, run_id=run_id
+        )
+        if word == "MISSED":
+            about = "schedule %s missed %d planned times, longer ago than its catch-up window"
+            _logger.warning(about, due.id, missed)
+        elif word not in ("STALE", "EARLY"):
+            _logger.info("schedule %s: run %s is %s", due.id, run_id, word.lower())
+        return others
 
     async def _tend(self, schedule: str) -> None:
         word, others = await self._schedules.tend(schedule)
@@ -138,6 +144,20 @@ class Firing:
     def _look_now(self) -> None:
         self._due_at = 0.0
         self._wake.set()
+
+
+def _steps(
+    timing: Timing, due: DueSchedule, now: int
+) -> Iterator[tuple[DueSchedule, Start | Miss]]:
+    """Yield what is to be done about a schedule in one turn."""
+    for _ in range(STEPS_TOGETHER):
+        step = timing.step(due.id, due.planned, now)
+        if step is None:
+            return
+        yield due, step
+        if isinstance(step, Miss):
+            return  # it took its time already
+        due = replace(due, planned=step.next, due=step.due)
 
 
 async def ask_to_end(

@@ -14,7 +14,6 @@ import pytest
 import aiki
 from aiki import (
     DataError,
-    DefinitionError,
     LimitExceeded,
     NotFound,
     Run,
@@ -364,38 +363,3 @@ async def test_activated_again_it_is_the_same_one_and_another_is_refused(app: Ap
     with pytest.raises(NotFound, match="no schedule 'sales'"):
         await handles[0].describe()
     assert await app.client.schedules() == []
-
-
-keyed = report_v1.with_options(idempotency_key="k")
-
-
-@pytest.mark.parametrize(
-    ("name", "start", "options", "words"),
-    [
-        ("a", report_v1.bind("x"), {}, "give one of cron and every"),
-        ("a", report_v1.bind("x"), {"cron": "* * * * *", "every": 5}, "give one of cron and every"),
-        ("a", report_v1.bind("x"), {"every": 0}, "schedule 'a': every is at least 1 second"),
-        ("a", report_v1.bind("x"), {"every": 5, "timezone": "Europe/Paris"}, "has no time zone"),
-        ("a", report_v1.bind("x"), {"cron": "61 * * * *"}, "field 1 at character 1"),
-        ("a", report_v1.bind("x"), {"every": 5, "overlap": "never"}, "overlap is one of skip"),
-        ("a", report_v1.bind("x"), {"every": 5, "jitter": -1}, "jitter must be between"),
-        ("a", keyed.bind("x"), {"every": 5}, "has options about one run"),
-        ("a", report_v1, {"every": 5}, "what a version's bind"),
-        ("a:b", report_v1.bind("x"), {"every": 5}, "none of : /"),
-        ("", report_v1.bind("x"), {"every": 5}, "is empty"),
-    ],
-)
-def test_a_schedule_that_cannot_work_is_refused_where_it_is_defined(
-    name: str, start: Any, options: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(DefinitionError, match=words):
-        aiki.schedule(name, start, **options)
-
-
-@pytest.mark.plain_only("nothing is executed")
-async def test_a_schedule_is_activated_with_a_client(app: App) -> None:
-    defined = aiki.schedule("a", report_v1.bind("x"), every=5)
-    with pytest.raises(DefinitionError, match="activated with the client"):
-        await defined.activate(report_v1)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="on_conflict is"):
-        await defined.activate(app.client, on_conflict="ignore")  # type: ignore[arg-type]
