@@ -1,5 +1,7 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
+from aiki.awakeable import Awakeable, awakeable, reject, resolve
+from aiki.children import ChildHandle
 from aiki.client import Call, Client, client, start_many
 from aiki.durations import Seconds
 from aiki.errors import (
@@ -13,6 +15,7 @@ from aiki.errors import (
     LimitExceeded,
     NonRetryable,
     NotFound,
+    Rejected,
     RetryAfter,
     RunCancelled,
     RunFailed,
@@ -20,7 +23,8 @@ from aiki.errors import (
     StoreUnavailable,
     TaskFailed,
 )
-from aiki.handle import Handle, RecordedStep, RunStatus
+from aiki.event import Event, event
+from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
@@ -29,18 +33,23 @@ from aiki.schedules import Schedule, schedule
 from aiki.states import Status
 from aiki.step import CurrentStep, current_step
 from aiki.task import Task, task
+from aiki.waits import TIMEOUT, Timeout
 from aiki.worker import RedisStreams, Worker, worker
 from aiki.workflow import Start, Workflow, WorkflowVersion, workflow
 
 __all__ = [
+    "TIMEOUT",
     "AikiError",
+    "Awakeable",
     "Call",
+    "ChildHandle",
     "Client",
     "ConfigError",
     "Conflict",
     "CurrentStep",
     "DataError",
     "DefinitionError",
+    "Event",
     "Failure",
     "Handle",
     "InvalidTransition",
@@ -51,10 +60,12 @@ __all__ = [
     "RecordedStep",
     "RedisStreams",
     "Registry",
+    "Rejected",
     "RetryAfter",
     "RetryPolicy",
     "Run",
     "RunCancelled",
+    "RunDescription",
     "RunFailed",
     "RunStatus",
     "Schedule",
@@ -67,15 +78,20 @@ __all__ = [
     "StoreUnavailable",
     "Task",
     "TaskFailed",
+    "Timeout",
     "Worker",
     "Workflow",
     "WorkflowVersion",
+    "awakeable",
     "client",
     "current_step",
+    "event",
     "exponential",
     "fixed",
     "jittered",
     "never",
+    "reject",
+    "resolve",
     "schedule",
     "start_many",
     "task",

@@ -29,7 +29,7 @@ class Actor:
         self._definition = definition
         self._host = host
         self._run: Run | None = None
-        self._is_cancel_requested = False
+        self._is_notified = False
         self._is_suspended = False
 
     async def drive(self) -> None:
@@ -42,8 +42,8 @@ class Actor:
         run = self._run = Run(self.claimed, self._host)
         run.begin(lambda: self._definition.handler(run, *args, **kwargs))
         # What was asked while the run's older actor was still ending
-        if self._is_cancel_requested:
-            run.execution.cancel_requested()
+        if self._is_notified:
+            run.execution.news.look()
         if self._is_suspended:
             run.execution.suspend()
         try:
@@ -53,11 +53,11 @@ class Actor:
             if not await run.execution.close():
                 self._host.recycle(f"the handler of run {run.id} does not end when it is cancelled")
 
-    def cancel_requested(self) -> None:
-        """Note that a person wants the run to end."""
-        self._is_cancel_requested = True
-        if self._run is not None:
-            self._run.execution.cancel_requested()
+    def notified(self) -> None:
+        """Look what has happened to the run from outside."""
+        self._is_notified = True
+        if self._run is not None and not self._run.execution.is_closed:
+            self._run.execution.news.look()
 
     def suspend(self) -> None:
         """Hand the run back as soon as its executing steps are recorded."""
@@ -85,7 +85,7 @@ class Actor:
             case Steer.OVERDUE:
                 await self._finish(run, None, None)
             case Steer.PARK:
-                word = await self._host.runs.park(self.owner, Status.AWAITING_RETRY, detail)
+                word = await self._host.runs.park(self.owner, *detail)
                 return word == b"STAY"
             case Steer.STALL:
                 await self._stall(detail)

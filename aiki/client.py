@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -16,9 +17,11 @@ from aiki.completion import Completions
 from aiki.durations import Seconds, seconds
 from aiki.embedded import EmbeddedServer
 from aiki.errors import AikiError, ConfigError, Conflict
-from aiki.handle import Handle
+from aiki.handle import Handle, RunDescription
+from aiki.listing import list_runs
 from aiki.names import checked_name
-from aiki.records import RunSnapshot, StoredSchedule
+from aiki.options import packed
+from aiki.records import StoredSchedule
 from aiki.schedule import Timing
 from aiki.schedule_handle import ScheduleHandle, ScheduleStatus, described
 from aiki.states import Status
@@ -44,6 +47,25 @@ class StartOptions:
     pool: str = "default"
     idempotency_key: str | None = None
     on_conflict: Literal["error", "return_existing"] = "error"
+    on_parent_close: Literal["cancel", "abandon", "wait"] = "cancel"
+    at: str = ""
+    """When it is to start, and its deadlines, as they are sent: see `aiki.options`."""
+    start_by: str = ""
+    finish_by: str = ""
+    tags: tuple[str, ...] = ()
+    memo: bytes = b""
+
+    def packed(self) -> str:
+        """Write what few starts have as the store reads it; mostly that is nothing."""
+        if self.at or self.start_by or self.finish_by or self.tags or self.memo:
+            return packed(
+                at=self.at,
+                start_by=self.start_by,
+                finish_by=self.finish_by,
+                tags=self.tags,
+                memo=self.memo,
+            )
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,29 +214,38 @@ class Client:
                 started.append(self.typed_handle(outcome, call.result))
         return started
 
-    async def snapshots(
+    def runs(
         self,
         *,
-        status: Status | None = None,
+        status: Status | Collection[Status] | None = None,
         workflow: str | None = None,
-        limit: int = 50,
-    ) -> list[RunSnapshot]:
-        """Read the records of the runs that most recently changed, newest first."""
-        catalog, runs = self.store.catalog, self.store.runs
-        statuses = tuple(Status) if status is None else (status,)
-        if status is Status.RUNNING:
-            ids = await catalog.running()
-        elif status is Status.QUEUED:  # listed together with those that run
-            both = limit + len(await catalog.running())
-            ids = await catalog.newest(statuses=statuses, workflow=workflow, limit=both)
-        else:
-            ids = await catalog.newest(statuses=statuses, workflow=workflow, limit=limit)
-        found = [
-            snapshot
-            for snapshot in await runs.snapshots(ids, timeout=self._start_timeout)
-            if snapshot.status in statuses and workflow in (None, snapshot.workflow)
-        ]
-        return sorted(found, key=lambda snapshot: snapshot.since, reverse=True)[:limit]
+        tag: str | None = None,
+        since: datetime | None = None,
+    ) -> AsyncIterator[RunDescription]:
+        """List runs, those first that changed last; with a tag, those that were started last.
+
+        Read in pages, as one iterates: what it costs depends on how far one goes and not on what
+        is stored. With a tag, the runs that have it are gone through, whatever else is asked.
+        `since` leaves out runs that have not changed from then on. A run that changes while one
+        iterates may be left out.
+
+        Raises `DataError`, before anything is asked, for what is no status or has no time zone.
+        """
+        return list_runs(
+            self.store,
+            status=status,
+            workflow=workflow,
+            tag=tag,
+            since=since,
+            timeout=self._start_timeout,
+        )
+
+    async def count_runs(self, *, workflow: str | None = None) -> dict[str, dict[Status, int]]:
+        """Count runs by workflow and status, without looking at any; what is none is left out.
+
+        Runs on the move between `queued` and `running` may be counted as either.
+        """
+        return await self.store.catalog.counts(workflow)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -262,6 +293,7 @@ def _new_run(call: Call[Any]) -> NewRun:
         input=call.payload,
         reference=call.options.idempotency_key or "",
         input_hash=digest.hexdigest(),
+        more=call.options.packed(),
     )
 
 

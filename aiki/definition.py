@@ -39,6 +39,14 @@ def source(fn: FunctionType) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
+def caller() -> str:
+    """Return "file:line" of the code outside the library that is defining something."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("aiki."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
 def identity(fn: FunctionType) -> tuple[str, str]:
     """Return module and qualified name: two definitions that share them are one, redefined.
 

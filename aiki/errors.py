@@ -107,6 +107,10 @@ class RunCancelled(AikiError):
         self.reason = reason
 
 
+class Rejected(AikiError):
+    """What the run waits for was rejected by whoever was to decide it."""
+
+
 class StoreUnavailable(AikiError):
     """The store did not answer in time; what was asked may or may not have been done."""
 

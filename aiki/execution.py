@@ -1,4 +1,8 @@
-"""What a run does with its steps: take, hold, execute, commit, abandon, and leave.
+"""What a run does with its operations: take, hold, record, abandon, and leave.
+
+An operation is whatever a handler waits for: a step, a sleep, an event. What it does meanwhile is
+told in `attempts.py` and `waits.py`; how it begins, is recorded and is given up, is the same for
+all and told here.
 
 Nothing that steers a run is raised inside its handler, a person's cancel excepted: an
 operation that has to wait stays pending, and one that must not go on (the run is parked, handed
@@ -9,55 +13,64 @@ Store failures do not reach a handler either.
 from __future__ import annotations
 
 import asyncio
-import random
+import math
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
 
-from aiki.codec import address
 from aiki.commits import Commits
 from aiki.errors import AikiError, DataError
-from aiki.failures import failure_from_exception, failure_to_json, task_failed
 from aiki.journal import Journal
-from aiki.once import Once
+from aiki.newsdesk import NewsDesk
 from aiki.operation import Host, Operation, Operations, State
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
 from aiki.rounds import Rounds, Turn
+from aiki.states import Status
 from aiki.steering import Steer, Steering
-from aiki.step import CurrentStep, StepSpec, ThreadLeft, call
-from aiki.store.runs import CANCEL_WANTED
 
 PARK_AFTER = 0.01  # lets a handler that was just given something ask for its next step
 PARK_AGAIN = 1.0  # after the store said to stay: what it saw comes to us meanwhile
 SUSPEND_AFTER = 0.1
+# Of all that a run waits for, what its status names
+PARKS_AS = (
+    Status.AWAITING_EVENT,
+    Status.AWAITING_CHILD,
+    Status.SLEEPING,
+    Status.AWAITING_RETRY,
+)
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
+
+T = TypeVar("T")
 
 
 class Execution:
     """One owner's execution of one run."""
 
     def __init__(self, claimed: ClaimedRun, host: Host) -> None:
-        self._owner = claimed.ownership
-        self._host = host
+        self.owner = claimed.ownership
+        self.host = host
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._journal = Journal(claimed.journal, claimed.cancel_at)
         self._rounds = Rounds(claimed.journal, claimed.cancel_at)
-        self._commits = Commits(claimed, host, self._journal, self._rounds)
+        self.commits = Commits(claimed, host, self._journal, self._rounds)
         self._cancel_at = claimed.cancel_at
         self._cancel_wanted = claimed.cancel is not None and claimed.cancel_at is None
         self.cancel_delivered = False
-        self._closed = False
+        self.is_closed = False
         self._suspending = False
         self._delivering: asyncio.Task[None] | None = None
         self._handler: asyncio.Task[None] | None = None
         self.steering = Steering()
         self._operations = Operations()
-        self._once = Once()
+        self._notes: list[tuple[str, bytes]] = []  # that are to be written before anything starts
+        self._noting: asyncio.Task[None] | None = None
         self._park_check: asyncio.TimerHandle | None = None
-        # Only where something is recorded: it refers back to us, and a new run that forms no
-        # cycle of references is freed without the garbage collector.
+        # The next two only where there is something to repeat or to read: they refer back to us,
+        # and a new run that forms no cycle of references is freed without the garbage collector.
+        self._known_news = claimed.news
+        self._news: NewsDesk | None = None
         self._replay: Replay | None = None
         if claimed.journal:
             self._rounds.on_replayed = self._go_on
@@ -73,14 +86,15 @@ class Execution:
 
     def begin(self, handler: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Start the handler; `steering` tells what comes of it."""
-        name = f"aiki run {self._owner.run_id}"
+        name = f"aiki run {self.owner.run_id}"
         self._handler = self._loop.create_task(self._handle(handler), name=name)
 
     def steer_again(self) -> None:
         """Go on after a park that the store refused."""
         self.steering.begin_again()
+        self.news.look()
         self._go_on()
-        self._check_park_later(after=PARK_AGAIN)
+        self.check_park_later(after=PARK_AGAIN)
 
     def suspend(self) -> None:
         """Start nothing more; ask to be handed back once nothing executes."""
@@ -89,7 +103,7 @@ class Execution:
 
     def cancel_requested(self) -> None:
         """Deliver a person's cancel at the next point where it can be recorded."""
-        if self._cancel_wanted or self._cancel_at is not None or self._closed:
+        if self._cancel_wanted or self._cancel_at is not None or self.is_closed:
             return
         self._cancel_wanted = True
         self._meet_cancel()
@@ -97,7 +111,7 @@ class Execution:
     def abandoned_by_finish(self) -> list[tuple[str, bytes]]:
         """Give the journal entries for steps that are pending when the handler ends."""
         return [
-            (operation.key, self._commits.abandoned_entry())
+            (operation.key, self.commits.abandoned_entry())
             for operation in self._operations.unrecorded()
         ]
 
@@ -106,11 +120,13 @@ class Execution:
 
         Returns whether it ended: it may catch each cancellation and go on.
         """
-        self._closed = self._operations.is_closed = True
+        self.is_closed = self._operations.is_closed = True
         self._rounds.stop()
         if self._replay is not None:
             self._replay.stop()
-        for pending in (self._park_check, self._delivering):
+        if self._news is not None:
+            self._news.close()
+        for pending in (self._park_check, self._delivering, self._noting):
             if pending is not None:
                 pending.cancel()
         for attempt in range(100):
@@ -118,7 +134,7 @@ class Execution:
             if self._handler is not None and not self._handler.done():
                 left.append(self._handler)
             if not left:
-                self._handler = None  # its context refers to the run: a cycle otherwise
+                self._handler = self._news = None  # they refer to the run: a cycle otherwise
                 return True
             for task in left:
                 task.cancel()
@@ -136,71 +152,87 @@ class Execution:
         """Whether recorded steps are still to be repeated."""
         return self._rounds.has_recorded or self._journal.is_repeated
 
+    @property
+    def news(self) -> NewsDesk:
+        """What happens to the run from outside."""
+        if self._news is None:
+            self._news = NewsDesk(
+                self._known_news,
+                self.owner,
+                self.host.runs,
+                on_cancel=self.cancel_requested,
+                on_fenced=lambda: self.steering.ask(Steer.FENCED),
+                on_damage=self.steering.stall,
+            )
+        return self._news
+
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller is on the loop that executes the run."""
         return threading.get_ident() == self._thread
 
-    async def execute(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
-        """Give a step's recorded outcome, or execute and record it."""
-        payload, args, kwargs = spec.arguments.encode(args, kwargs)
-        name = address(spec.name, payload)
-        if not spec.once:
-            return await self._step(spec, name, args, kwargs)
-        return await self._once.call(name, lambda: self._step(spec, name, args, kwargs))
-
-    # One step
+    # The handler
 
     async def _handle(self, handler: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         result, error = None, None
         try:
             result = await handler()
         except KeyboardInterrupt as caught:
-            self._host.interrupt(caught)
+            self.host.interrupt(caught)
             self.steering.ask(Steer.RELEASE)
             return
         except BaseException as caught:
-            if self._is_closing(caught, self._handler):
+            if self.is_closing(caught, self._handler):
                 raise
             error = caught  # whatever it is, it is the run's outcome
-        if not self._closed:
+        if not self.is_closed:
             self.steering.ask(Steer.ENDED, (result, error))
 
-    def _is_closing(self, error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    def is_closing(self, error: BaseException, task: asyncio.Task[Any] | None) -> bool:
         """Tell a GeneratorExit that ends a coroutine from one that its own code raised."""
         return isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not task
 
-    async def _step(
-        self, spec: StepSpec, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
-        if self._closed:
+    # One operation
+
+    async def operate(
+        self,
+        address: str,
+        perform: Callable[[Operation], Awaitable[T]],
+        read: Callable[[Entry], T],
+    ) -> T:
+        """Give the recorded outcome of an operation, or perform it and record the outcome.
+
+        `read` makes of a closed entry what `perform` gave, or raises what it raised; where it
+        raises `DataError`, the code does not fit what is recorded.
+        """
+        if self.is_closed:
             await self._operations.never()
         # Told the loop, it need not look for it, which costs a system call on Python 3.11
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - the run checked that it is on the loop
-        key, entry = self._journal.take(name)
-        operation = Operation(key, entry, spec, task)
+        key, entry = self._journal.take(address)
+        operation = Operation(key, entry, task)
         self._operations.add(operation)
         self._rounds.asked(in_branch=task is not self._handler)
         if self._replay is not None:
             self._replay.asked()
         try:
             if self._replay is not None and entry and entry.kind is not EntryKind.OPEN:
-                return await self._recorded(self._replay, operation, entry)
-            return await self._perform(operation, args, kwargs)
+                return await self._recorded(self._replay, operation, entry, read)
+            return await perform(operation)
         except asyncio.CancelledError:
-            if not self._closed:
+            if not self.is_closed:
                 await self._abandon(operation)
             raise
         finally:
             self._operations.remove(operation)
             if self._suspending:
                 self._check_suspend()
-            elif self._operations and not self._closed:
-                self._check_park_later()
+            elif self._operations and not self.is_closed:
+                self.check_park_later()
 
-    async def _recorded(self, replay: Replay, operation: Operation, entry: Entry) -> Any:
+    async def _recorded(
+        self, replay: Replay, operation: Operation, entry: Entry, read: Callable[[Entry], T]
+    ) -> T:
         turn = operation.turn = self._rounds.recorded(
             operation.key, is_alone=self._is_alone(operation)
         )
@@ -216,86 +248,33 @@ class Execution:
         if await self._rounds.come(turn, is_final=True):
             self._operations.cancel_again(operation)
         try:
-            if entry.kind is EntryKind.RESULT:
-                return operation.spec.result.decode(entry.payload)
-            failed = task_failed(operation.spec.name, entry.attempts, entry.payload)
+            return read(entry)
         except DataError as error:
             self.steering.stall(
                 f"What is recorded of {operation.key} no longer fits the code: {error}"
             )
             await self._operations.never()
-        raise failed
 
-    async def _perform(
-        self, operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
-        spec, entry, owner = operation.spec, operation.entry, self._owner
-        attempt, begun = 1, self._loop.time()
-        if entry is not None:
-            now = self._commits.server_now()
-            attempt = entry.attempts + 1
-            begun -= (entry.spent + max(0, now - entry.written)) / 1000
-            if entry.due > now:
-                await self._wait(operation, (entry.due - now) / 1000)
-        while True:
-            await self._may_start(operation)
-            operation.state = State.EXECUTING
-            try:
-                about = CurrentStep(owner.run_id, attempt, f"{owner.run_id}/{operation.key}")
-                value = await call(spec, about, args, kwargs, self._host.threads)
-                if operation.is_cancelled:
-                    raise asyncio.CancelledError  # noqa: TRY301 - the task caught it
-                payload, value = self._commits.encoded(spec, value)
-            except BaseException as caught:
-                if self._is_closing(caught, operation.task):
-                    raise
-                error = caught  # whatever it is, it is a failed attempt
-            else:
-                await self._commit(operation, EntryKind.RESULT, attempt, begun, payload)
-                return value
-            await self._judge(operation, error)
-            spent = self._loop.time() - begun
-            delay = spec.retry.next_delay(attempt, spent, error, random.random())  # noqa: S311
-            payload = failure_to_json(failure_from_exception(error))
-            if delay is None:
-                await self._commit(operation, EntryKind.FAILURE, attempt, begun, payload)
-                # On a replay there is only the record, so that is all there is the first time.
-                raise task_failed(spec.name, attempt, payload) from None
-            del error
-            operation.state = State.COMMITTING
-            failed = self._commits.attempt(operation, attempt, begun, payload, delay)
-            if not await self._written(operation, failed) or self._closed:
-                await self._operations.never()
-            await self._wait(operation, delay)
-            attempt += 1
+    async def until_cancelled(self) -> NoReturn:
+        """Let an operation wait for the cancellation that is on its way."""
+        await self._operations.until_cancelled()
 
-    async def _judge(self, operation: Operation, error: BaseException) -> None:
-        """Tell a failed attempt from what only looks like one; return where it is one."""
-        if isinstance(error, KeyboardInterrupt):
-            operation.state = State.HELD  # nothing executes that a drain would wait for
-            self._host.interrupt(error)
-            await self._operations.never()
-        if self._closed or operation.is_cancelled:
-            # Whatever the task made of it: a step that is not awaited any more has no outcome.
-            raise asyncio.CancelledError
-        if operation.state is State.POINT:
-            await self._operations.until_cancelled()
-        if isinstance(error, ThreadLeft):
-            self._host.recycle(
-                f"a thread of task {operation.spec.name!r} goes on after its time-out"
-            )
+    async def never(self) -> NoReturn:
+        """Let an operation wait until the run is left."""
+        await self._operations.never()
 
-    async def _wait(self, operation: Operation, delay: float) -> None:
+    def wait_begins(self, operation: Operation, until: float, parks_as: Status) -> None:
+        """Note that an operation waits for a time of the loop's clock, which may be infinite."""
         operation.state = State.WAITING
-        operation.until = self._loop.time() + delay
+        operation.until = until
+        operation.parks_as = parks_as
         if self._suspending:
             self._check_suspend()
-        elif delay > self._host.inline_wait:
-            self._check_park_later()
+        elif until - self._loop.time() > self.host.inline_wait:
+            self.check_park_later()
         self._meet_cancel()
-        await asyncio.sleep(delay)
 
-    async def _may_start(self, operation: Operation) -> None:
+    async def may_start(self, operation: Operation) -> None:
         """Wait until a new effect is allowed."""
         while True:
             if operation.state is State.POINT:
@@ -308,18 +287,57 @@ class Execution:
                 await self._operations.hold(operation)
             elif self._cancel_wanted and not self.cancel_delivered:
                 self._deliver_cancel(operation)
-            elif not self._host.is_leased():
+            elif not self.host.is_leased():
                 # A worker that was stopped or cut off for so long may have been given up, and
                 # the step been done elsewhere. The next beat tells.
                 operation.state = State.HELD
                 await asyncio.sleep(LEASE_LOOK)
+            elif self._notes or self._noting is not None:
+                await self._write_notes()
             else:
                 return
+
+    def peek(self, address: str) -> tuple[str, Entry | None]:
+        """Give the key that the next operation at an address will have, and what is recorded."""
+        return self._journal.peek(address)
+
+    def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
+        """Give the key of a note, and what is noted there or `make` makes now.
+
+        It is written before anything starts, so nothing that comes after it can be repeated with
+        another one.
+        """
+        key, entry = self._journal.take(address)
+        if entry is not None and entry.kind is EntryKind.NOTE:
+            return key, entry.payload
+        payload = make()
+        self._notes.append((key, payload))
+        return key, payload
+
+    def is_noted_or_new(self, address: str) -> bool:
+        """Tell whether a note is there, or can be made since nothing is recorded behind here."""
+        if self._journal.peek(address)[1] is None and self.is_replaying:
+            return False
+        self.note(address, lambda: b"")
+        return True
+
+    async def _write_notes(self) -> None:
+        if self._noting is None:
+            notes, self._notes = self._notes, []
+            self._noting = self._loop.create_task(self._write(notes))
+        # Whoever else wants to start meanwhile waits for the same.
+        await asyncio.wait([self._noting])
+
+    async def _write(self, notes: list[tuple[str, bytes]]) -> None:
+        for key, payload in notes:
+            if not await self.written(key, self.commits.note(key, payload)):
+                await self._operations.never()
+        self._noting = None
 
     def _is_blocked(self) -> bool:
         return (
             self._rounds.is_replaying
-            or self._closed
+            or self.is_closed
             or self._suspending
             or self._is_delivering()
             or self.steering.wish.done()
@@ -337,21 +355,70 @@ class Execution:
 
     # What is written
 
-    async def _commit(
-        self, operation: Operation, kind: EntryKind, attempt: int, begun: float, payload: bytes
+    async def record(
+        self, operation: Operation, write: Callable[[Turn], Awaitable[int | bytes]]
     ) -> None:
-        if self._closed or operation.state is State.POINT:
+        """Record an outcome by a write that is given its turn; return in that turn."""
+        if self.is_closed or operation.state is State.POINT:
             await self._operations.until_cancelled()
         turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
         operation.state = State.COMMITTING
-        commit = self._commits.step(operation, turn, kind, attempt, begun, payload)
-        if not await self._written(operation, commit) or self._closed:
+        if not await self.written(operation.key, write(turn)) or self.is_closed:
             await self._operations.never()
         operation.state = State.RECORDED
-        if self._host.suspend_always:
+        if self.host.suspend_always:
             await self._suspended()
         if await self._rounds.come(turn, is_final=False):
             self._operations.cancel_again(operation)
+
+    async def record_for_good(
+        self, operation: Operation, write: Callable[[Turn], Awaitable[Any]]
+    ) -> Any:
+        """Record an outcome that no cancellation takes back, such as a message that was taken.
+
+        Returns None in its turn; else, where the store's answer is neither flags nor a word that
+        steers the run, that answer: then nothing was recorded.
+        """
+        if self.is_closed or operation.state is State.POINT:
+            await self._operations.until_cancelled()
+        turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
+        operation.state = State.COMMITTING
+        writing = asyncio.ensure_future(write(turn))
+        await self._outlast(writing)
+        answer: list[Any] | int | bytes = 0
+        if writing.exception() is None:
+            answer = writing.result()
+        if isinstance(answer, list):
+            self._rounds.withdraw(turn)
+            operation.turn = None
+            operation.state = State.WAITING
+            if operation.is_cancelled:
+                raise asyncio.CancelledError
+            return answer
+        if not await self.written(operation.key, writing) or self.is_closed:
+            await self._operations.never()
+        operation.state = State.RECORDED
+        if self.host.suspend_always:
+            await self._suspended()
+        await self._rounds.come(turn, is_final=True)
+        if operation.is_cancelled:
+            self._operations.cancel_again(operation)
+        return None
+
+    async def answered(self, key: str, sending: Awaitable[Any]) -> list[Any]:
+        """Give what the store answers, flags first; wait for ever where it did nothing."""
+        answers: list[Any] = []
+
+        async def flags() -> Any:
+            reply: list[Any] | int | bytes = await sending
+            if isinstance(reply, list):
+                answers.extend(reply)
+                return answers[0]
+            return reply
+
+        if not await self.written(key, flags()) or self.is_closed:
+            await self._operations.never()
+        return answers
 
     async def _suspended(self) -> NoReturn:
         self.suspend()
@@ -359,21 +426,21 @@ class Execution:
         self._loop.call_later(SUSPEND_AFTER, self.steering.ask, Steer.RELEASE)
         await self._operations.never()
 
-    async def _written(self, operation: Operation, sending: Awaitable[int | bytes]) -> bool:
+    async def written(self, key: str, sending: Awaitable[int | bytes]) -> bool:
         """Tell whether a write was done, and steer the run where the store's word is another."""
         try:
             reply = await sending
         except AikiError as error:
-            self.steering.stall(f"The store refused to record {operation.key}: {error}")
+            self.steering.stall(f"The store refused to record {key}: {error}")
             return False
         if isinstance(reply, int):
-            if reply & CANCEL_WANTED:
-                self.cancel_requested()
+            if reply:
+                self.news.heard(reply)
             return True
         if reply == b"FENCED":
             self.steering.ask(Steer.FENCED)
         elif reply == b"DIVERGED":
-            self.steering.stall(f"Step {operation.key} was recorded by another owner of the run.")
+            self.steering.stall(f"{key} was recorded by another owner of the run.")
         return False
 
     async def _abandon(self, operation: Operation) -> None:
@@ -387,7 +454,7 @@ class Execution:
         turn = operation.turn
         if turn is None or operation.state is not State.ABANDONED:
             turn = await self._record_abandoned(operation, turn)
-            if self._host.suspend_always:
+            if self.host.suspend_always:
                 await self._suspended()
         await self._rounds.come(turn, is_final=True)
 
@@ -397,21 +464,21 @@ class Execution:
         if late is not None:
             self._rounds.hold(late)
         turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
-        writing = self._loop.create_task(self._commits.abandon(operation, turn))
+        writing = self._loop.create_task(self.commits.abandon(operation, turn))
         await self._outlast(writing)
         if late is not None:
             self._rounds.withdraw(late)
-        if not await self._written(operation, writing):
+        if not await self.written(operation.key, writing):
             await self._operations.never()
         return turn
 
-    async def _outlast(self, writing: asyncio.Task[Any]) -> None:
+    async def _outlast(self, writing: asyncio.Future[Any]) -> None:
         """Wait for a write, whatever cancellations come, unless the run is left."""
         while not writing.done():
             try:
                 await asyncio.wait([writing])
             except asyncio.CancelledError:
-                if self._closed:
+                if self.is_closed:
                     raise
 
     # Cancel
@@ -434,10 +501,10 @@ class Execution:
 
     async def _record_cancel(self, operation: Operation) -> None:
         turn = operation.turn = self._rounds.join(is_alone=False)
-        point = self._commits.abandon(operation, turn, deliver_cancel=True)
-        if not await self._written(operation, point):
+        point = self.commits.abandon(operation, turn, deliver_cancel=True)
+        if not await self.written(operation.key, point):
             return
-        if self._host.suspend_always:
+        if self.host.suspend_always:
             self._delivering = None
             await self._suspended()
         await self._give_cancel(operation, turn)
@@ -453,19 +520,19 @@ class Execution:
         self.cancel_delivered = True
         if operation in self._operations and operation.task is not self._handler:
             operation.task.cancel()
-        if self._handler is not None and not self._closed:
+        if self._handler is not None and not self.is_closed:
             self._handler.cancel("the run was cancelled")
-            self._loop.call_later(self._host.cancel_grace, self._check_cancelled)
+            self._loop.call_later(self.host.cancel_grace, self._check_cancelled)
         self._go_on()
         await self._rounds.come(self._rounds.next(), is_final=True)
 
     def _check_cancelled(self) -> None:
         """End a handler that was told and does nothing durable any more."""
         busy = (State.EXECUTING, State.COMMITTING, State.WAITING)
-        if self._closed:
+        if self.is_closed:
             return
         if self._operations.some_are(*busy):
-            self._loop.call_later(self._host.cancel_grace, self._check_cancelled)
+            self._loop.call_later(self.host.cancel_grace, self._check_cancelled)
         else:
             self.steering.ask(Steer.OVERDUE)
 
@@ -476,14 +543,22 @@ class Execution:
         if not executing and not self._is_delivering():
             self.steering.ask(Steer.RELEASE)
 
-    def _check_park_later(self, *, after: float = PARK_AFTER) -> None:
+    def check_park_later(self, *, after: float = PARK_AFTER) -> None:
+        """Look in a moment whether the run may be parked."""
         if self._park_check is None and self._operations.some_are(State.WAITING):
             self._park_check = self._loop.call_later(after, self._check_park)
 
     def _check_park(self) -> None:
         """Ask to be parked where everything pending is a wait that the store will end."""
         self._park_check = None
-        soon = self._loop.time() + self._host.inline_wait
+        soon = self._loop.time() + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):
-            self.steering.ask(Steer.PARK, [operation.key for operation in operations])
+            kinds = {operation.parks_as for operation in operations}
+            status = next(status for status in PARKS_AS if status in kinds)
+            waits = [operation.key for operation in operations]
+            timed = [each.key for each in operations if each.until < math.inf]
+            self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
+
+    def _seen(self) -> int:
+        return self._known_news.count if self._news is None else self._news.seen

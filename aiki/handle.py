@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from aiki.codec import Codec
 from aiki.completion import Completions
@@ -15,7 +15,7 @@ from aiki.durations import Seconds, seconds
 from aiki.errors import Failure, RunCancelled, RunFailed
 from aiki.failures import failure_from_json
 from aiki.records import Entry, EntryKind, RunSnapshot
-from aiki.states import Status
+from aiki.states import WAITING, Status
 from aiki.store import Store
 
 R_co = TypeVar("R_co", covariant=True)
@@ -24,6 +24,9 @@ _KINDS = {
     EntryKind.OPEN: "retrying",
     EntryKind.RESULT: "completed",
     EntryKind.FAILURE: "failed",
+    EntryKind.CANCELLED: "cancelled",
+    EntryKind.TIMEOUT: "timed out",
+    EntryKind.NOTE: "noted",
     EntryKind.ABANDONED: "abandoned",
 }
 
@@ -39,13 +42,37 @@ class RunStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RunDescription:
+    """A run as it was when it was asked: what `describe` and `client.runs` tell."""
+
+    id: str
+    workflow: str
+    version: str
+    pool: str
+    status: Status
+    since: datetime
+    created: datetime
+    reason: str
+    """Why it waits, in words; empty where there is nothing to say."""
+    details: str
+    """What its handler says that it is at: `run.set_details`."""
+    tags: tuple[str, ...]
+    memo: dict[str, Any]
+    due: datetime | None
+    """When it starts, or its next attempt does, where it waits for that."""
+    start_by: datetime | None
+    finish_by: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedStep:
     """One entry of a run's journal."""
 
     task: str
     key: str
     outcome: str
-    """`completed`, `failed`, `retrying` or `abandoned`."""
+    """`completed`, `failed`, `cancelled`, `timed out` or `abandoned`; `noted` of what was known
+    at once; `retrying` or `waiting` of what is not over."""
     attempts: int
     started: datetime
     recorded: datetime
@@ -120,6 +147,13 @@ class Handle(Generic[R_co]):
         snapshot = await self._store.runs.snapshot(self.id, timeout=self._timeout)
         return RunStatus(snapshot.status, moment(snapshot.since), why(snapshot))
 
+    async def describe(self) -> RunDescription:
+        """Tell what there is to know of the run beside its data: tags, memo, deadlines, details.
+
+        Raises `NotFound` if there is no such run.
+        """
+        return description(await self._store.runs.snapshot(self.id, timeout=self._timeout))
+
     async def cancel(self, reason: str = "") -> Status:
         """Ask the run to end, and return the status it has now.
 
@@ -128,6 +162,23 @@ class Handle(Generic[R_co]):
         run that is over, changes nothing. Raises `NotFound` if there is no such run.
         """
         return await self._store.runs.request_cancel(self.id, reason, timeout=self._timeout)
+
+    async def wake_up(self) -> None:
+        """End the sleeps that the run is in: each returns True, at once.
+
+        Sleeps that begin later are not touched. Raises `NotFound` if there is no such run, and
+        `InvalidTransition` if it is where no sleep can be.
+        """
+        await self._store.mailbox.wake_up(self.id, timeout=self._timeout)
+
+    async def post(
+        self, topic: str, payload: bytes, key: str | None, secret: tuple[str, str] | None = None
+    ) -> None:
+        """Put a message into the run's mailbox. `Event.send` is this."""
+        message_id = None if key is None else f"{topic}/{key}"
+        await self._store.mailbox.post(
+            self.id, topic, payload, message_id=message_id, timeout=self._timeout, secret=secret
+        )
 
     async def journal(self) -> list[RecordedStep]:
         """Read what is recorded of the run's steps, in the order in which they were recorded.
@@ -151,6 +202,39 @@ def moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
+def description(snapshot: RunSnapshot) -> RunDescription:
+    """Give a record as users see it."""
+    return RunDescription(
+        id=snapshot.id,
+        workflow=snapshot.workflow,
+        version=snapshot.version,
+        pool=snapshot.pool,
+        status=snapshot.status,
+        since=moment(snapshot.since),
+        created=moment(snapshot.created),
+        reason=why(snapshot),
+        details=snapshot.details,
+        tags=snapshot.tags,
+        memo=_memo(snapshot.memo),
+        due=_moment(snapshot.wake),
+        start_by=_moment(snapshot.start_by),
+        finish_by=_moment(snapshot.finish_by),
+    )
+
+
+def _memo(data: bytes) -> dict[str, Any]:
+    # A damaged record is shown as far as it can be read: it must not hide the others in a list.
+    try:
+        memo: object = json.loads(data)
+    except ValueError:
+        memo = None
+    return cast("dict[str, Any]", memo) if isinstance(memo, dict) else {}
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else moment(milliseconds)
+
+
 def why(snapshot: RunSnapshot) -> str:
     """Say in words why a run is where it is."""
     if snapshot.status is Status.STALLED:  # each death in it begins with the server's time
@@ -160,8 +244,10 @@ def why(snapshot: RunSnapshot) -> str:
             snapshot.reason,
             flags=re.MULTILINE,
         )
-    if snapshot.status is Status.AWAITING_RETRY and snapshot.wake is not None:
-        return f"its next attempt is due at {moment(snapshot.wake).isoformat()}"
+    if snapshot.status is Status.SCHEDULED and snapshot.wake is not None:
+        return f"is to start at {moment(snapshot.wake).isoformat()}"
+    if snapshot.status in WAITING:
+        return _waits(snapshot)
     if snapshot.status is Status.QUEUED:
         pool = f"a worker of pool {snapshot.pool!r} that serves"
         quarantined = " alone, since it ended workers before" if snapshot.quarantined else ""
@@ -171,14 +257,32 @@ def why(snapshot: RunSnapshot) -> str:
     return ""
 
 
+def _waits(snapshot: RunSnapshot) -> str:
+    names = [key.rpartition("#")[0].partition(":")[0] for key in snapshot.waits]
+    until = "" if snapshot.wake is None else moment(snapshot.wake).isoformat()
+    match snapshot.status:
+        case Status.SLEEPING:
+            return f"sleeps until {until}: {', '.join(names)}"
+        case Status.AWAITING_EVENT:
+            return f"waits for {', '.join(names)}" + (f", or {until}" if until else "")
+        case Status.AWAITING_CHILD:
+            return f"waits for its children: {', '.join(names)}" + (
+                f", or {until}" if until else ""
+            )
+        case _:
+            return f"its next attempt is due at {until}"
+
+
 def recorded_step(key: str, entry: Entry) -> RecordedStep:
     """Give a journal entry as users see it."""
-    failed = entry.kind in (EntryKind.FAILURE, EntryKind.OPEN)
+    # An open entry without attempts is a wait that is not over
+    failed = entry.kind is EntryKind.FAILURE or (entry.kind is EntryKind.OPEN and entry.attempts)
+    outcome = "waiting" if entry.kind is EntryKind.OPEN and not failed else _KINDS[entry.kind]
     begun = entry.written - (entry.spent if entry.kind is not EntryKind.ABANDONED else 0)
     return RecordedStep(
-        task=key.rsplit(":", 1)[0],
+        task=key.rpartition("#")[0].partition(":")[0],
         key=key,
-        outcome=_KINDS[entry.kind],
+        outcome=outcome,
         attempts=entry.attempts,
         started=moment(begun),
         recorded=moment(entry.written),

@@ -14,6 +14,7 @@ from aiki.errors import LimitExceeded
 from aiki.records import Entry, EntryKind
 
 MAX_ENTRIES = 10_000
+_OUTCOMES = frozenset(EntryKind) - {EntryKind.OPEN, EntryKind.NOTE, EntryKind.ABANDONED}
 
 
 class Journal:
@@ -37,13 +38,19 @@ class Journal:
 
         Steps that were abandoned do not count: nothing that runs before one is asked for again
         can contradict it, since it gives no result. Where the cancel was delivered does count.
+        Notes do not either: they are asked for at once or not at all.
         """
         found = [
             (entry.seq, key)
             for key, entry in self._untaken.items()
-            if entry.kind in (EntryKind.RESULT, EntryKind.FAILURE) or key == self._cancel_at
+            if entry.kind in _OUTCOMES or key == self._cancel_at
         ]
         return [key for _, key in sorted(found)]
+
+    def peek(self, address: str) -> tuple[str, Entry | None]:
+        """Give the key of the next step at an address, and what is recorded, without taking it."""
+        key = f"{address}#{self._asked.get(address, 0)}"
+        return key, self._untaken.get(key)
 
     def take(self, address: str) -> tuple[str, Entry | None]:
         """Give the next step at an address its key, and what is recorded under it.

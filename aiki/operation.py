@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 
 from aiki.records import Entry
 from aiki.rounds import Turn
-from aiki.step import StepSpec
+from aiki.states import Status
+from aiki.store.children import Children
+from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.threads import Threads
 
@@ -25,7 +27,7 @@ class State(Enum):
     COMMITTING = auto()
     """Its outcome is on its way to the store."""
     WAITING = auto()
-    """For the time of its next attempt."""
+    """For a time, or for what comes from outside."""
     RECORDED = auto()
     """Its outcome is in the store, and given in its turn."""
     REPLAYING = auto()
@@ -41,6 +43,8 @@ class Host:
     """What a worker lends to the runs it hosts."""
 
     runs: Runs
+    mailbox: Mailbox
+    children: Children
     threads: Threads
     label: str
     inline_wait: float
@@ -53,20 +57,18 @@ class Host:
 
 
 class Operation:
-    """One step that the handler waits for."""
+    """One thing that the handler waits for: a step, a sleep, an event."""
 
-    __slots__ = ("cancelling", "entry", "key", "spec", "state", "task", "turn", "until")
+    __slots__ = ("cancelling", "entry", "key", "parks_as", "state", "task", "turn", "until")
 
-    def __init__(
-        self, key: str, entry: Entry | None, spec: StepSpec, task: asyncio.Task[Any]
-    ) -> None:
+    def __init__(self, key: str, entry: Entry | None, task: asyncio.Task[Any]) -> None:
         self.key = key
         self.entry = entry
-        self.spec = spec
         self.task = task
         self.cancelling = task.cancelling()  # cancellations that were there before this step
         self.state = State.HELD
         self.until = 0.0
+        self.parks_as = Status.AWAITING_RETRY
         self.turn: Turn | None = None
 
     @property

@@ -13,9 +13,12 @@ from aiki.states import Status
 class EntryKind(StrEnum):
     """How a journal entry stands; the letter is what is stored."""
 
-    OPEN = "o"  # attempts only; the step will be tried again
+    OPEN = "o"  # attempts only, or a wait that is not over
     RESULT = "r"
     FAILURE = "f"
+    CANCELLED = "c"  # of a child
+    TIMEOUT = "t"
+    NOTE = "n"  # known at once when it is asked for again; nothing waits for it
     ABANDONED = "a"
 
 
@@ -98,6 +101,51 @@ class Ownership:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """One message in a run's mailbox. Topics say who may take it, such as `event/paid`."""
+
+    number: int
+    topic: str
+    payload: bytes
+
+    @classmethod
+    def parse(cls, number: bytes, raw: bytes) -> Message:
+        """Read the stored form: the topic, a line break, the payload.
+
+        Raises:
+            ValueError: it is none.
+        """
+        topic, separator, payload = raw.partition(b"\n")
+        if not separator:
+            raise ValueError(f"message {number!r} has no topic")
+        return cls(int(number), topic.decode(), payload)
+
+
+def parse_mailbox(flat: Sequence[bytes]) -> list[Message]:
+    """Read a stored mailbox, numbers before messages, in the order in which they came.
+
+    Raises:
+        ValueError: some of it is damaged.
+    """
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    messages = [Message.parse(number, raw) for number, raw in pairs]
+    return sorted(messages, key=lambda message: message.number)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What has happened to a run from outside, up to the `count`th time.
+
+    `wakes` is how often its sleeps were ended early, and `mail` what came into its mailbox and is
+    not taken; of a later telling, what came since.
+    """
+
+    count: int = 0
+    wakes: int = 0
+    mail: Sequence[Message] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedRun:
     """A run as its new owner receives it. `now` is the server's time of the claim."""
 
@@ -109,6 +157,7 @@ class ClaimedRun:
     input: bytes
     cancel: str | None
     cancel_at: str | None
+    news: News
     journal: dict[str, Entry]
 
 
@@ -132,7 +181,10 @@ class ReadyEntry:
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """A run's record at one moment. Times are the server's, in milliseconds."""
+    """A run's record at one moment. Times are the server's, in milliseconds.
+
+    Where several are read at once, they are read without their payloads: input, result, failure.
+    """
 
     id: str
     workflow: str
@@ -144,6 +196,7 @@ class RunSnapshot:
     epoch: int
     owner: str
     wake: int | None
+    waits: list[str]
     cancel: str | None
     reason: str
     deaths: int
@@ -151,6 +204,11 @@ class RunSnapshot:
     input: bytes
     result: bytes | None
     failure: bytes | None
+    start_by: int | None
+    finish_by: int | None
+    tags: tuple[str, ...]
+    memo: bytes
+    details: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +235,8 @@ class StoredSchedule:
     input: bytes
     overlap: str
     timing: str
+    more: str = ""
+    """Tags, memo and deadlines of each run, as `aiki.options.packed` writes them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Rounds:
         by_seq = sorted((entry.seq, key, entry) for key, entry in recorded.items())
         number = -1
         for seq, key, entry in by_seq:
-            if entry.kind is EntryKind.OPEN:
+            if entry.kind in (EntryKind.OPEN, EntryKind.NOTE):
                 continue
             turn = self._recorded[key] = Turn(seq, is_asked=False)
             if entry.kind is EntryKind.ABANDONED:

@@ -1,19 +1,45 @@
-"""The `Run` that a handler receives. A step asks the journal first and the store second."""
+"""The `Run` that a handler receives. What it does asks the journal first and the store second."""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Protocol, TypeVar, overload
+from uuid import UUID
 
-from aiki.errors import DefinitionError
+from aiki.attempts import Attempts
+from aiki.children import Children, OnError
+from aiki.client import Call
+from aiki.durations import Seconds, seconds
+from aiki.errors import AikiError, DataError, DefinitionError, LimitExceeded
 from aiki.execution import Execution
+from aiki.names import checked_name
 from aiki.operation import Host
 from aiki.records import ClaimedRun
 from aiki.step import StepSpec, is_in_step
+from aiki.waits import Waits
+
+MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
+
+_logger = logging.getLogger("aiki.run")
+X = TypeVar("X")
+R = TypeVar("R")
+X_contra = TypeVar("X_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
+
+
+class Mappable(Protocol[X_contra, R_co]):
+    """A version of a workflow that takes one argument."""
+
+    def bind(self, item: X_contra, /) -> Call[R_co]:
+        """Give the start with its argument."""
+        ...
 
 
 class Run:
@@ -22,7 +48,13 @@ class Run:
     def __init__(self, claimed: ClaimedRun, host: Host) -> None:
         self.id = claimed.ownership.run_id
         self.execution = Execution(claimed, host)
+        self._attempts = Attempts(self.execution)
+        self._children: Children | None = None
+        self._owner = claimed.ownership
+        self._runs = host.runs
         self._specs: dict[str, StepSpec] = {}
+        self._draws = 0
+        self._patches: dict[str, bool] = {}
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -34,12 +66,153 @@ class Run:
         """Whether recorded steps are still to be repeated."""
         return self.execution.is_replaying
 
+    @property
+    def waits(self) -> Waits:
+        """What the run waits for, beside its tasks."""
+        return Waits(self.execution)
+
+    @property
+    def children(self) -> Children:
+        """The runs that this run has started."""
+        if self._children is None:
+            self._children = Children(self.execution)
+        return self._children
+
+    @overload
+    async def map(
+        self, child: Mappable[X, R], items: Iterable[X], *, max_parallel: int = ...
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        child: Mappable[X, R],
+        items: Iterable[X],
+        *,
+        max_parallel: int = ...,
+        on_error: Literal["raise"],
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        child: Mappable[X, R],
+        items: Iterable[X],
+        *,
+        max_parallel: int = ...,
+        on_error: Literal["return"],
+    ) -> list[R | AikiError]: ...
+    async def map(
+        self,
+        child: Mappable[X, Any],
+        items: Iterable[X],
+        *,
+        max_parallel: int = 1_000,
+        on_error: OnError = "raise",
+    ) -> list[Any]:
+        """Start a child for each item, so many at a time, and give their results in order.
+
+        For thousands of items: each result stays in its child's record. With `on_error="raise"` the
+        first child that fails or is cancelled has the others cancelled, and raises `RunFailed` or
+        `RunCancelled`; with `"return"` these stand among the results. Raises `LimitExceeded` for
+        more than 10,000 items.
+        """
+        self.check_here("children were mapped")
+        given: object = max_parallel
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise DataError(f"max_parallel is a whole number of at least 1, not {given!r:.100}")
+        how: object = on_error
+        if how not in ("raise", "return"):
+            raise DataError(f'on_error is "raise" or "return", not {how!r:.100}')
+        calls = [child.bind(item) for item in items]
+        return await self.children.map(calls, max_parallel=max_parallel, on_error=on_error)
+
+    async def sleep(self, name: str, duration: Seconds) -> bool:
+        """Sleep, durably; a run that only sleeps takes no worker meanwhile.
+
+        The end is recorded when the sleep begins, by the store's clock. If the duration is another
+        one when the handler is repeated, only the difference counts. Returns whether the sleep was
+        ended early, by `Handle.wake_up`. Raises `DataError` for anything but 0 seconds to 10 years.
+        """
+        lasts = seconds(duration, what="the duration of a sleep")
+        self.check_here(f"sleep {name!r} was begun")
+        return await self.waits.sleep(checked_name(name, "sleep"), lasts=lasts)
+
+    async def sleep_until(self, name: str, moment: datetime) -> bool:
+        """Sleep until a moment, an aware datetime, of the store's clock; see `sleep`."""
+        given: object = moment
+        if not isinstance(given, datetime) or given.tzinfo is None:
+            raise DataError(f"a run sleeps until an aware datetime, not {given!r:.100}")
+        seconds(max(timedelta(), given - datetime.now(UTC)), what="the time until then")
+        self.check_here(f"sleep {name!r} was begun")
+        until = max(0, round(given.timestamp() * 1000))
+        return await self.waits.sleep(checked_name(name, "sleep"), until_ms=until)
+
+    def now(self) -> datetime:
+        """Give the time, by the store's clock; the same when the handler is repeated."""
+        self.check_here("run.now() was called")
+        _, noted = self.note("now", lambda: b"%d" % self.execution.commits.server_now())
+        return datetime.fromtimestamp(int(noted) / 1000, UTC)
+
+    def uuid(self) -> UUID:
+        """Give a UUID; the same ones in the same order when the handler is repeated."""
+        return UUID(bytes=self._draw(16), version=4)
+
+    def random(self) -> float:
+        """Give a number from 0 to 1; the same ones in the same order when it is repeated."""
+        return (int.from_bytes(self._draw(8), "big") >> 11) / (1 << 53)
+
+    def patched(self, name: str) -> bool:
+        """Tell whether to take a changed way: False only to runs that have passed here before.
+
+        A run that gets here for the first time is told True, and is from then on. One whose record
+        goes on behind this place took the old way, and must take it again.
+        """
+        self.check_here(f"run.patched({name!r}) was called")
+        known = self._patches.get(checked_name(name, "patch"))
+        if known is None:
+            known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
+        return known
+
+    def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
+        """Give the key of a note, and what is noted there or `make` makes now."""
+        return self.execution.note(address, make)
+
+    async def set_details(self, text: str) -> None:
+        """Say what the run is at, for whoever looks at it: `handle.describe()`, `aiki show`.
+
+        The last text replaces those before. Nothing is said while recorded steps are repeated, and
+        nothing is recorded in the journal. At most 4 KiB.
+
+        Raises:
+            DataError, LimitExceeded: it is no text, or too long.
+            DefinitionError: it was called outside the handler.
+        """
+        text = _checked_details(text)
+        if is_in_step() or _active.get() is not self or not self.execution.is_on_this_loop():
+            raise DefinitionError(
+                f"the details of run {self.id} were set outside its handler; set them in the "
+                "handler, with the `run` that it was given"
+            )
+        if self.execution.is_closed:
+            # The run is being left. The pause is for who swallows this, again and again.
+            await asyncio.sleep(0.01)
+            raise asyncio.CancelledError
+        if self.execution.is_replaying:
+            return
+        try:
+            await self._runs.set_details(self._owner, text)
+        except AikiError as error:  # nothing depends on it
+            _logger.warning("the details of run %s were not stored: %s", self.id, error)
+
     def begin(self, handler: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Let an actor start the handler."""
 
         async def active() -> Any:
             _active.set(self)
-            return await handler()
+            try:
+                return await handler()
+            finally:
+                if self._children is not None and not self.execution.is_closed:
+                    await self._children.settle()
 
         self.execution.begin(active)
 
@@ -58,18 +231,44 @@ class Run:
                 f"task {spec.name!r} was started inside a task; a task is one step, so start it "
                 "from the workflow, or call it directly to run its code within this step"
             )
-        if _active.get() is not self or not self.execution.is_on_this_loop():
-            raise DefinitionError(
-                f"task {spec.name!r} was started with run {self.id} outside that run's handler; "
-                "start it in the handler, with the `run` that the handler was given"
-            )
+        self.check_here(f"task {spec.name!r} was started")
         known = self._specs.setdefault(spec.name, spec)
         if known is not spec and known.identity != spec.identity:
             raise DefinitionError(
                 f"two tasks of this run are named {spec.name!r}: {known.source} and "
                 f"{spec.source}; give one of them another name"
             )
-        return self.execution.execute(spec, args, kwargs)
+        return self._attempts.execute(spec, args, kwargs)
+
+    def check_here(self, what: str) -> None:
+        """Raise `DefinitionError` unless the caller is this run's handler; `what` it has done."""
+        if is_in_step():
+            raise DefinitionError(
+                f"{what} inside a task; a task is one step, so do it in the workflow's handler"
+            )
+        if _active.get() is not self or not self.execution.is_on_this_loop():
+            raise DefinitionError(
+                f"{what} with run {self.id} outside that run's handler; do it in the handler, with "
+                "the `run` that the handler was given"
+            )
+
+    def _draw(self, size: int) -> bytes:
+        self.check_here("something random was asked for")
+        self._draws += 1
+        seed = f"{self.id}/{self._draws}".encode()
+        return hashlib.blake2b(seed, digest_size=size).digest()
+
+
+def _checked_details(text: object) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"the details of a run are a str, not {type(text).__qualname__}")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise DataError(f"the details of a run are no text that can be stored: {error}") from None
+    if size > MAX_DETAILS:
+        raise LimitExceeded(f"the details of a run have {size} bytes; at most {MAX_DETAILS}")
+    return text
 
 
 class _RunLogger(logging.LoggerAdapter[logging.Logger]):

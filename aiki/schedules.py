@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aiki.client import Call, Client, PlainCall, StartOptions
+from aiki.client import Call, Client, PlainCall
 from aiki.durations import Seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.names import checked_name
@@ -47,7 +47,8 @@ class Schedule:
     def stored(self) -> StoredSchedule:
         """Give the form in which it is stored; the digest tells one definition from another."""
         call, rule = self.start, self.timing.to_json()
-        parts = (call.workflow, call.version, call.options.pool, self.overlap, rule)
+        more = call.options.packed()
+        parts = (call.workflow, call.version, call.options.pool, self.overlap, rule, more)
         digest = hashlib.blake2b("\n".join(parts).encode() + b"\n" + call.payload, digest_size=16)
         return StoredSchedule(
             id=self.name,
@@ -58,6 +59,7 @@ class Schedule:
             input=call.payload,
             overlap=self.overlap,
             timing=rule,
+            more=more,
         )
 
     def __str__(self) -> str:
@@ -106,12 +108,12 @@ def schedule(
 
 
 def _checked_start(start: Call[Any]) -> PlainCall[Any]:
-    if isinstance(start, PlainCall) and start.options == StartOptions(pool=start.options.pool):
+    if isinstance(start, PlainCall):
         return start
     if isinstance(start, Call):
         raise DefinitionError(
-            "its start has options about one run, such as an idempotency key; bind the version "
-            "without them"
+            "its start has options about one run, such as an idempotency key, a delay or a "
+            "deadline that is a datetime; bind the version without them"
         )
     raise DefinitionError(
         f"it starts what a version's bind(…) gives, not {type(start).__qualname__}"

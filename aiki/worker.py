@@ -120,6 +120,8 @@ class Worker:
         self._threads = Threads(self._slots, f"aiki-task-{self.id}")
         self._host = Host(
             runs=self._client.store.runs,
+            mailbox=self._client.store.mailbox,
+            children=self._client.store.children,
             threads=self._threads,
             label=self.id,
             inline_wait=self._inline_wait,
@@ -347,7 +349,7 @@ class Worker:
         for run_id in run_ids:
             hosted = self._actors.get(run_id)
             if hosted is not None:
-                hosted[0].cancel_requested()
+                hosted[0].notified()
             elif run_id in self._life.under_claim:
                 continue  # its actor is still to come, and the next beat tells again
             self._life.confirm(run_id)

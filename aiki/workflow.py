@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from types import EllipsisType, FunctionType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from aiki.annotations import resolved
+from aiki.children import ChildHandle
 from aiki.client import Call, Client, PlainCall, StartOptions
 from aiki.codec import Arguments, Codec
 from aiki.definition import (
@@ -19,9 +21,11 @@ from aiki.definition import (
     portable,
     source,
 )
+from aiki.durations import Seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.handle import Handle
 from aiki.names import checked_key, checked_name, checked_version
+from aiki.options import When, check_order, checked_memo, checked_tags, deadline, due
 from aiki.run import Run
 
 P = ParamSpec("P")
@@ -29,6 +33,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 OnConflict: TypeAlias = Literal["error", "return_existing"]
+OnParentClose: TypeAlias = Literal["cancel", "abandon", "wait"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,6 +69,23 @@ class Start(Generic[P, R_co]):
             )
         return await client.start_call(self.bind(*args, **kwargs))
 
+    async def start_as_child(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> ChildHandle[R_co]:
+        """Start a run as a child of `run`, as a recorded step, and return its handle.
+
+        What becomes of it when `run` ends says `with_options(on_parent_close=…)`: by default it is
+        cancelled. An idempotency key is that of the parent: the same key gives the same child.
+        Raises `DataError` for arguments that their annotations do not describe.
+        """
+        if not isinstance(run, Run):
+            raise DefinitionError(
+                f"{self} is started as a child of the run that the handler was given, not of "
+                f"{type(run).__qualname__}"
+            )
+        run.check_here(f"{self} was started as a child")
+        return await run.children.start(self.bind(*args, **kwargs))
+
     def handle(self, client: Client, run_id: str) -> Handle[R_co]:
         """Return a handle on a run of this version by its id; nothing is asked of the store."""
         return client.typed_handle(run_id, self.result)
@@ -83,8 +105,15 @@ class Start(Generic[P, R_co]):
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
     ) -> Start[P, R_co]:
         """Return a copy with other options; those left out stay as they are."""
         options = self.options
@@ -95,6 +124,20 @@ class Start(Generic[P, R_co]):
             options = replace(options, idempotency_key=key)
         if on_conflict is not ...:
             options = replace(options, on_conflict=_checked_on_conflict(on_conflict))
+        if tags is not ...:
+            options = replace(options, tags=checked_tags(tags, options.tags))
+        if memo is not ...:
+            options = replace(options, memo=checked_memo(memo, options.memo))
+        if start_by is not ...:
+            options = replace(options, start_by=deadline(start_by, "start_by"))
+        if finish_by is not ...:
+            options = replace(options, finish_by=deadline(finish_by, "finish_by"))
+        if on_parent_close is not ...:
+            options = replace(options, on_parent_close=_checked_on_close(on_parent_close))
+        if delay is not ... or start_at is not ...:
+            at = due(None if delay is ... else delay, None if start_at is ... else start_at)
+            options = replace(options, at=at)
+        check_order(options.at, start_by=options.start_by, finish_by=options.finish_by)
         return Start(
             name=self.name,
             version=self.version,
@@ -138,35 +181,75 @@ class WorkflowVersion(Start[P, R_co]):
         return self.handler(run, *args, **kwargs)
 
     @overload
-    def with_options(self, *, pool: str | EllipsisType = ...) -> WorkflowVersion[P, R_co]: ...
+    def with_options(
+        self,
+        *,
+        pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: Seconds | EllipsisType | None = ...,
+        finish_by: Seconds | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
+    ) -> WorkflowVersion[P, R_co]: ...
     @overload
     def with_options(
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
     ) -> Start[P, R_co]: ...
     def with_options(
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
     ) -> Start[P, R_co]:
         """Return a copy with other options; those left out stay as they are.
 
-        `idempotency_key` and `on_conflict` are about one run, and make it a `Start`. A second
-        start with the same key and the same input returns the same run, until its retention ends;
-        with other input it raises `Conflict`, or returns the run with
-        `on_conflict="return_existing"`. The key is shared by all versions of the workflow.
+        `tags` and `memo` are added to those that there are. `start_by` and `finish_by` are
+        deadlines, at which the run is cancelled where it was never claimed, or is not over; a
+        length of time counts from when the run is due to start. `on_parent_close` says what becomes
+        of a child when its parent ends: "cancel", "abandon" (it goes on) or "wait" (the parent ends
+        after it).
+
+        `idempotency_key`, `on_conflict`, `delay`, `start_at` and a deadline that is a datetime are
+        about one run, and make it a `Start`. A second start with the same key and the same input
+        returns the same run, until its retention ends; with other input it raises `Conflict`, or
+        returns the run with `on_conflict="return_existing"`. The key is shared by all versions of
+        the workflow. A run with a delay, or to start at a time that is to come, is `scheduled`.
         """
         start = super().with_options(
-            pool=pool, idempotency_key=idempotency_key, on_conflict=on_conflict
+            pool=pool,
+            tags=tags,
+            memo=memo,
+            start_by=start_by,
+            finish_by=finish_by,
+            on_parent_close=on_parent_close,
+            idempotency_key=idempotency_key,
+            on_conflict=on_conflict,
+            delay=delay,
+            start_at=start_at,
         )
-        if idempotency_key is ... and on_conflict is ...:
-            return replace(self, options=start.options)
-        return start
+        of_one_run = any(
+            option is not ... for option in (idempotency_key, on_conflict, delay, start_at)
+        ) or any(isinstance(by, datetime) for by in (start_by, finish_by))
+        return start if of_one_run else replace(self, options=start.options)
 
 
 class Workflow:
@@ -268,3 +351,11 @@ def _checked_on_conflict(value: object) -> OnConflict:
     if value == "return_existing":
         return "return_existing"
     raise DataError(f'on_conflict is "error" or "return_existing", not {value!r:.100}')
+
+
+def _checked_on_close(value: object) -> OnParentClose:
+    match value:
+        case "cancel" | "abandon" | "wait":
+            return value
+        case _:
+            raise DataError(f'on_parent_close is "cancel", "abandon" or "wait", not {value!r:.100}')

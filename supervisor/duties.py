@@ -60,7 +60,12 @@ class Duties:
     async def attend(self) -> None:
         """Beat, keep house and look after the quarantine, until cancelled."""
         store, settings = self._opened().store, self._settings
-        house = Housekeeping(store, lease=settings.lease, retention=settings.retention)
+        house = Housekeeping(
+            store,
+            lease=settings.lease,
+            retention=settings.retention,
+            unserved_after=settings.unserved_after,
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look_for_the_gone())
             group.create_task(house.run())

@@ -16,19 +16,21 @@ LAYERS = (
     {"durations", "names", "process", "threads", "lock_file"},
     {"annotations", "refusals", "states"},
     {"codec"},
-    {"failures", "retry", "schedule", "definition"},
+    {"failures", "retry", "schedule", "definition", "options"},
     {"records"},
-    {"journal", "rounds", "store", "valkey_setup", "valkey_server", "embedded"},
-    {"step", "once"},
+    {"journal", "rounds", "mail", "store", "valkey_setup", "valkey_server", "embedded"},
+    {"step", "once", "newsdesk"},
     {"operation", "completion", "heartbeat", "housekeeping", "firing", "claims"},
-    {"replay", "commits", "handle", "schedule_handle", "life"},
+    {"replay", "commits", "handle", "schedule_handle", "life", "listing"},
     {"execution", "client"},
+    {"attempts", "waits"},
+    {"children"},
     {"run"},
-    {"task", "workflow", "schedules"},
+    {"task", "workflow", "schedules", "event", "awakeable"},
     {"registry"},
     {"actor"},
     {"worker"},
-    {"cli_settings", "cli_output", "cli", "__init__"},
+    {"cli_settings", "cli_options", "cli_output", "cli", "__init__"},
 )
 
 # Values in, values out: these decide, and others act.
@@ -174,7 +176,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 490, "aiki/worker.py": 450}
+LOOKED_AT = {"aiki/execution.py": 570, "aiki/worker.py": 450, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

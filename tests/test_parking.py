@@ -195,10 +195,17 @@ class SlowPark(Runs):
         self.let_go = asyncio.Event()
         self.answers: list[bytes] = []
 
-    async def park(self, owner: Ownership, status: Status, keys: Sequence[str]) -> bytes:
+    async def park(
+        self,
+        owner: Ownership,
+        status: Status,
+        seen: int,
+        waits: Sequence[str],
+        timed: Sequence[str],
+    ) -> bytes:
         self.asked.set()
         await self.let_go.wait()
-        answer = await super().park(owner, status, keys)
+        answer = await super().park(owner, status, seen, waits, timed)
         self.answers.append(answer)
         return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ async def report_v1(run: Run, subject: str) -> str:
 
 
 keyed = report_v1.with_options(idempotency_key="k")
+delayed = report_v1.with_options(delay=5)
+dated = report_v1.with_options(finish_by=datetime(2100, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,8 @@ keyed = report_v1.with_options(idempotency_key="k")
         ("a", report_v1.bind("x"), {"every": 5, "overlap": "never"}, "overlap is one of skip"),
         ("a", report_v1.bind("x"), {"every": 5, "jitter": -1}, "jitter must be between"),
         ("a", keyed.bind("x"), {"every": 5}, "has options about one run"),
+        ("a", delayed.bind("x"), {"every": 5}, "has options about one run"),
+        ("a", dated.bind("x"), {"every": 5}, "a deadline that is a datetime"),
         ("a", report_v1, {"every": 5}, "what a version's bind"),
         ("a:b", report_v1.bind("x"), {"every": 5}, "none of : /"),
         ("", report_v1.bind("x"), {"every": 5}, "is empty"),
@@ -42,6 +47,14 @@ def test_a_schedule_that_cannot_work_is_refused_where_it_is_defined(
 ) -> None:
     with pytest.raises(DefinitionError, match=words):
         aiki.schedule(name, start, **options)
+
+
+def test_what_its_runs_have_is_part_of_the_definition() -> None:
+    plain = aiki.schedule("a", report_v1.bind("x"), every=5).stored()
+    tagged = report_v1.with_options(tags=["red"], memo={"by": "Ada"}, finish_by=60, start_by=5)
+    stored = aiki.schedule("a", tagged.bind("x"), every=5).stored()
+    assert stored.more == 'start +5000\nfinish +60000\nmemo {"by":"Ada"}\ntag red'
+    assert stored.digest != plain.digest
 
 
 @pytest.mark.plain_only("nothing is executed")

@@ -16,7 +16,7 @@ def test_nothing_moves_a_run_that_is_over() -> None:
 
 @pytest.mark.parametrize("status", Status)
 def test_every_status_is_reached_from_the_first_and_leads_to_an_end(status: Status) -> None:
-    assert status in reached_from(Status.QUEUED)
+    assert status in reached_from(Status.SCHEDULED)
     assert reached_from(status) & FINAL
 
 
@@ -36,7 +36,12 @@ def test_every_reason_moves_something(reason: Reason) -> None:
     assert reason in {each for _, each in MOVES}
 
 
-def test_only_a_worker_a_cancel_and_a_termination_end_a_run() -> None:
+@pytest.mark.parametrize("status", sorted(set(Status) - FINAL))
+def test_a_deadline_to_finish_does_what_a_cancel_does(status: Status) -> None:
+    assert MOVES[status, Reason.NOT_FINISHED] is MOVES[status, Reason.CANCEL]
+
+
+def test_only_a_worker_a_cancel_a_termination_and_a_deadline_end_a_run() -> None:
     ending = {reason for (_, reason), to in MOVES.items() if to in FINAL}
     assert ending == {
         Reason.COMPLETE,
@@ -46,12 +51,18 @@ def test_only_a_worker_a_cancel_and_a_termination_end_a_run() -> None:
         Reason.CANCEL_UNSERVED,
         Reason.HOLD_CANCELLED,
         Reason.TERMINATE,
+        Reason.NOT_STARTED,
+        Reason.NOT_FINISHED,
     }
 
 
 def test_only_a_claim_gives_a_run_an_owner() -> None:
     running = {(status, reason) for (status, reason), to in MOVES.items() if to is Status.RUNNING}
-    assert running == {(Status.QUEUED, Reason.CLAIM), (Status.RUNNING, Reason.CANCEL)}
+    assert running == {
+        (Status.QUEUED, Reason.CLAIM),
+        (Status.RUNNING, Reason.CANCEL),
+        (Status.RUNNING, Reason.NOT_FINISHED),
+    }
 
 
 def test_the_table_cannot_be_changed() -> None:

@@ -56,7 +56,10 @@ class Chaos:
     async def start(self) -> None:
         if len(self.seen) < RUNS:
             key = self.rng.choice(["", "", "one", "two"])
-            await self.scene.start_run(run_id=new_run_id(0), key=key)
+            more = self.rng.sample(["at +60000", "start +60000", "finish +60000", "tag red"], 2)
+            await self.scene.start_run(
+                run_id=new_run_id(0), key=key, more=self.rng.choice(["", "\n".join(more)])
+            )
 
     async def come(self) -> None:
         if len(self.workers) < 4:
@@ -125,6 +128,8 @@ class Chaos:
         await self.scene.fall_due()
         await self.scene.store.timers.fire()
         await self.scene.script("requeue_idle", 0, 100)
+        if self.rng.random() < 0.2:
+            await self.scene.stall_unserved()
 
     async def copy(self) -> None:
         if self.sent:

@@ -31,7 +31,8 @@ async def test_a_script_sent_twice_does_once_what_it_does(scene: Scene, name: st
 
     assert without_clocks(await scene.dump()) == before
     expected = first if call.again is SAME else call.again
-    assert without_times(second) == without_times(expected)
+    if expected is not ANY:
+        assert without_times(second) == without_times(expected)
 
 
 def test_every_script_is_tried() -> None:

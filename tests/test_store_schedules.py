@@ -262,6 +262,25 @@ async def test_while_it_is_paused_nothing_planned_or_buffered_starts(scene: Scen
     await audit(scene)
 
 
+async def test_each_run_has_the_tags_and_deadlines_of_its_schedule(scene: Scene) -> None:
+    """Given one that is started at once, and one that is buffered, and then."""
+    worker = await scene.register()
+    more = 'start +50000\nfinish +60000\ntag red\ntag blue\nmemo {"by":"Ada"}'
+    await scene.schedule(overlap="buffer_one", due_in=-1, more=more)
+    await scene.trigger("0-first")
+    owner = (await scene.take(worker)).ownership
+    assert (await fire(scene, await taken(scene), "0-second"))[0] == "BUFFERED"
+    await scene.finish(owner)
+    assert (await scene.store.schedules.tend(NAME))[0] == "STARTED"
+    for run_id in ("0-first", "0-second"):
+        record = await scene.record(run_id)
+        assert (record["tags"], record["memo"]) == ("red\nblue", '{"by":"Ada"}')
+        assert 60_000 - 1000 < int(record["finish_by"]) - int(record["created"]) <= 60_000
+        assert record["schedule"] == NAME
+    assert sorted(await scene.listed(tag="red")) == ["0-first", "0-second"]
+    await audit(scene)
+
+
 async def test_a_deleted_schedule_is_not_found_and_its_runs_stay(scene: Scene) -> None:
     await busy(scene, "skip")
     await scene.store.schedules.delete(NAME, timeout=TIMEOUT)

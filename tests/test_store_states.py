@@ -13,7 +13,7 @@ import pytest
 
 from aiki.errors import NotFound
 from aiki.records import Ownership, ReadyEntry
-from aiki.states import FINAL, MOVES, Reason, Status
+from aiki.states import FINAL, MOVES, WAITING, Reason, Status
 from tests.support.audit import audit
 from tests.support.store import ALONE, STREAM, TIMEOUT, Dump, Scene
 
@@ -48,7 +48,7 @@ class Event:
 async def claim(case: Case) -> None:
     record = await case.scene.record(case.run_id)
     stream = ALONE if record.get("quarantine") == "1" else STREAM
-    entry = ReadyEntry(stream, record["entry"], case.run_id, record["epoch"])
+    entry = ReadyEntry(stream, record.get("entry", "1-1"), case.run_id, record["epoch"])
     await case.scene.try_claim(entry, case.owner.incarnation, quarantine=True)
 
 
@@ -61,8 +61,8 @@ async def recover(case: Case) -> None:
     await case.scene.kill(case.owner.incarnation)
 
 
-async def park(case: Case) -> bytes:
-    return await case.scene.park(case.owner, "step#0")
+def park(status: Status) -> Callable[[Case], Awaitable[object]]:
+    return lambda case: case.scene.park(case.owner, "step#0", status=status)
 
 
 async def wake(case: Case) -> None:
@@ -71,6 +71,15 @@ async def wake(case: Case) -> None:
 
 async def stall(case: Case) -> bytes:
     return await case.scene.store.runs.stall(case.owner, "the code does not fit")
+
+
+async def nobody_serves(case: Case) -> None:
+    await case.scene.stall_unserved()
+
+
+async def hold(case: Case) -> None:
+    await stall(case)
+    await nobody_serves(case)
 
 
 async def cancel(case: Case) -> None:
@@ -115,12 +124,41 @@ async def has_a_cancel_waiting(case: Case) -> None:
     await case.scene.command("HSET", case.key, "cancel", "no longer wanted")
 
 
+async def is_unserved_and_cancelled(case: Case) -> None:
+    await has_a_cancel_waiting(case)
+    await is_served_by_nobody(case)
+
+
+async def is_late_to_finish(case: Case) -> None:
+    await case.scene.command("HSET", case.key, "finish_by", "1")
+    await case.scene.command("ZADD", case.scene.base + "timers", 1, f"{case.run_id}!finish")
+
+
+async def is_late_to_start(case: Case) -> None:
+    """Let the deadline have come, and let what waits or is held be one that was never claimed."""
+    scene, record = case.scene, await case.scene.record(case.run_id)
+    await scene.command("HSET", case.key, "start_by", "1")
+    await scene.command("ZADD", scene.base + "timers", 1, f"{case.run_id}!start")
+    if record["status"] in (Status.QUEUED, Status.STALLED):
+        await scene.command("HSET", case.key, "epoch", "0")
+    if record["status"] == Status.QUEUED:
+        stream = ALONE if record.get("quarantine") == "1" else STREAM
+        await scene.command("XDEL", scene.base + stream, record["entry"])
+        entry = await scene.command(
+            "XADD", scene.base + stream, "*", "run", case.run_id, "epoch", "0"
+        )
+        await scene.command("HSET", case.key, "entry", entry)
+
+
 EVENTS = {
     Reason.CLAIM: Event(claim),
     Reason.RELEASE: Event(release),
     Reason.RECOVER: Event(recover, is_among_its_runs),
     Reason.DEATHS: Event(recover, has_nearly_died_too_often),
-    Reason.PARK: Event(park),
+    Reason.PARK: Event(park(Status.AWAITING_RETRY)),
+    Reason.PARK_ASLEEP: Event(park(Status.SLEEPING)),
+    Reason.PARK_FOR_EVENT: Event(park(Status.AWAITING_EVENT)),
+    Reason.PARK_FOR_CHILD: Event(park(Status.AWAITING_CHILD)),
     Reason.WAKE: Event(wake, has_a_due_timer),
     Reason.STALL: Event(stall),
     Reason.COMPLETE: Event(finish(Status.COMPLETED)),
@@ -129,13 +167,19 @@ EVENTS = {
     Reason.CANCEL: Event(cancel),
     Reason.CANCEL_UNSERVED: Event(cancel, is_served_by_nobody),
     Reason.TERMINATE: Event(terminate),
-    Reason.HOLD_CANCELLED: Event(stall, has_a_cancel_waiting),
+    Reason.HOLD_CANCELLED: Event(hold, is_unserved_and_cancelled),
+    Reason.UNSERVED: Event(nobody_serves, is_served_by_nobody),
+    Reason.NOT_STARTED: Event(wake, is_late_to_start),
+    Reason.NOT_FINISHED: Event(wake, is_late_to_finish),
 }
 
 
 async def bring_to(status: Status, scene: Scene, *, alone: bool) -> Case:
     """Start a run and let it get to a status, behind a failed attempt that it may wait for."""
     incarnation = await scene.register()
+    if status is Status.SCHEDULED:
+        run_id = await scene.start_run(more="at +3600000")
+        return Case(scene, Ownership(run_id, "0", "0:nobody", incarnation))
     await scene.start_run()
     if alone:
         for _ in range(2):
@@ -146,8 +190,8 @@ async def bring_to(status: Status, scene: Scene, *, alone: bool) -> Case:
     await scene.attempt(owner, "step#0", delay=3600)
     if status is Status.QUEUED:
         await scene.store.runs.release(owner.run_id, owner.epoch, incarnation)
-    elif status is Status.AWAITING_RETRY:
-        await scene.park(owner, "step#0")
+    elif status in WAITING:
+        await scene.park(owner, "step#0", status=status)
     elif status is Status.STALLED:
         await scene.store.runs.stall(owner, "the code does not fit")
     elif status in FINAL:
@@ -163,7 +207,7 @@ def about_the_run(dump: Dump) -> Dump:
     kept = {
         name: value
         for name, value in dump.items()
-        if not name.startswith("worker") and name not in ("timers", "sweep")
+        if not name.startswith("worker") and name not in ("timers", "sweep", "unserved")
     }
     for name, value in kept.items():
         if name.startswith("ready:"):
@@ -184,6 +228,8 @@ def expected_of(status: Status, reason: Reason) -> Status | None:
 async def test_a_run_moves_as_the_table_says_and_in_no_other_way(
     scene: Scene, status: Status, reason: Reason, where: str
 ) -> None:
+    if status is Status.SCHEDULED and where == "quarantined":
+        where = "free"  # it has ended no worker yet
     case = await bring_to(status, scene, alone=where == "quarantined")
     event = EVENTS[reason]
     if event.arrange is not None:
@@ -196,7 +242,7 @@ async def test_a_run_moves_as_the_table_says_and_in_no_other_way(
     assert await scene.status(case.run_id) is (expected or status)
     if expected is None:
         assert about_the_run(await scene.dump()) == before
-    elif event.arrange is not is_served_by_nobody:
+    elif event.arrange not in (is_served_by_nobody, is_unserved_and_cancelled):
         await audit(scene)
 
 
@@ -238,6 +284,13 @@ async def test_nothing_happens_to_a_run_that_does_not_exist(scene: Scene, reason
         case Reason.WAKE:
             await has_a_due_timer(case)
             assert await scene.store.timers.fire() == (0, None)
+        case Reason.NOT_STARTED | Reason.NOT_FINISHED:
+            timers = scene.base + "timers"
+            await scene.command("ZADD", timers, 1, "0-unknown!start", 1, "0-unknown!finish")
+            assert await scene.store.timers.fire() == (0, None)
+        case Reason.UNSERVED | Reason.HOLD_CANCELLED:
+            await is_served_by_nobody(case)
+            await nobody_serves(case)
         case _:
             assert await EVENTS[reason].act(case) == b"FENCED"
     assert about_the_run(await scene.dump()) == before

@@ -25,6 +25,14 @@ def occurrence_run_id(partition: int, schedule: str, occurrence: int) -> str:
     return _run_id(partition, occurrence, int.from_bytes(digest))
 
 
+def child_run_id(parent: str, key: str) -> str:
+    """Give the id of a run's child, the same each time; it is in the partition of its parent."""
+    digest = hashlib.blake2b(f"{parent}/{key}".encode(), digest_size=16).digest()
+    number = int.from_bytes(digest, "big")
+    digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]
+    return f"{partition_of(parent) or 0}-{''.join(digits)}"
+
+
 def new_token() -> str:
     """Make a random name that nobody else has: of a claim, of a life of a worker."""
     return secrets.token_urlsafe(12)

@@ -12,34 +12,43 @@ from aiki.records import (
     ClaimedRun,
     DamagedRun,
     Entry,
+    News,
     Ownership,
     ReadyEntry,
     RunSnapshot,
     parse_journal,
+    parse_mailbox,
 )
-from aiki.states import Status
+from aiki.states import WAITING, Status
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
 
-CANCEL_WANTED = 1  # bit of a commit's reply
+CANCEL_WANTED = 1  # bit of a commit's reply; the other bits count what is news
 
 _START = SCRIPTS["start_runs"].sha
 _CLAIM = SCRIPTS["claim_runs"].sha
 _STEP = SCRIPTS["commit_step"].sha
 _ATTEMPT = SCRIPTS["commit_attempt"].sha
 _ABANDON = SCRIPTS["abandon_step"].sha
+_OPEN_WAIT = SCRIPTS["open_wait"].sha
+_END_WAIT = SCRIPTS["end_wait"].sha
+_CONSUME = SCRIPTS["consume_message"].sha
+_NEWS = SCRIPTS["read_news"].sha
 _PARK = SCRIPTS["park_run"].sha
 _FINISH = SCRIPTS["finish_run"].sha
 _STALL = SCRIPTS["stall_run"].sha
 _RELEASE = SCRIPTS["release_run"].sha
+_DETAILS = SCRIPTS["set_details"].sha
 _CANCEL = SCRIPTS["request_cancel"].sha
 _TERMINATE = SCRIPTS["terminate_run"].sha
 _WATCH = SCRIPTS["watch_run"].sha
-# As `_snapshot` reads them: text, then three payloads
-_SNAPSHOT = (
+# As `_snapshot` reads them
+_TEXTS = (
     "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
-    "cancel", "reason", "deaths", "quarantine", "input", "result", "failure",
+    "waits", "cancel", "reason", "deaths", "quarantine", "start_by", "finish_by", "tags", "memo",
+    "details",
 )  # fmt: skip
+_PAYLOADS = ("input", "result", "failure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,8 @@ class NewRun:
     input: bytes
     reference: str
     input_hash: str
+    more: str = ""
+    """What few runs have, as `shared/start.lua` reads it."""
 
 
 class Runs:
@@ -77,7 +88,7 @@ class Runs:
         for run in runs:
             command += (
                 run.id, run.workflow, run.version, run.pool, run.input, run.reference,
-                run.input_hash,
+                run.input_hash, run.more,
             )  # fmt: skip
         reply = await self._link.send_within(tuple(command), timeout)
         if reply[0] == b"STORE":
@@ -139,8 +150,8 @@ class Runs:
             word: bytes = answer[0]
             return word
         epoch = answer[1].decode()
-        now, record, journal = answer[2:]
-        created, payload, cancel, cancel_at = record
+        now, record, journal, mailbox = answer[2:]
+        created, payload, cancel, cancel_at, news, wakes = record
         workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
         ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)
         try:
@@ -153,6 +164,7 @@ class Runs:
                 payload,
                 None if cancel is None else cancel.decode(),
                 None if cancel_at is None else cancel_at.decode(),
+                News(int(news or 0), int(wakes or 0), parse_mailbox(mailbox)),
                 parse_journal(journal),
             )
         except (DataError, TypeError, ValueError) as error:
@@ -184,11 +196,71 @@ class Runs:
         ))  # fmt: skip
         return reply
 
-    async def park(self, owner: Ownership, status: Status, keys: Sequence[str]) -> bytes:
-        """Leave the worker until a recorded wait is due: PARKED, STAY or FENCED."""
+    async def open_wait(
+        self,
+        owner: Ownership,
+        key: str,
+        rest: bytes,
+        *,
+        lasts_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> Any:
+        """Record that the run waits for a time: flags and the ms left, or the word why not."""
+        lasts, until = ("" if ms is None else str(ms) for ms in (lasts_ms, until_ms))
+        return await self._send((
+            "EVALSHA", _OPEN_WAIT, "1", self._base, owner.run_id, owner.token, key, lasts, until,
+            rest,
+        ))  # fmt: skip
+
+    async def end_wait(
+        self, owner: Ownership, key: str, entry: bytes, *, seen: int | None, woken: bool
+    ) -> Any:
+        """Record that a wait is over: flags; EARLY with the ms left; NEWS; or the word why not."""
+        return await self._send((
+            "EVALSHA", _END_WAIT, "1", self._base, owner.run_id, owner.token, key, entry,
+            "" if seen is None else str(seen), "1" if woken else "0",
+        ))  # fmt: skip
+
+    async def consume_message(
+        self, owner: Ownership, key: str, entry: bytes, number: int
+    ) -> int | bytes:
+        """Take a message into the journal: flags, or the word why not."""
+        reply: int | bytes = await self._send((
+            "EVALSHA", _CONSUME, "1", self._base, owner.run_id, owner.token, key, entry,
+            str(number),
+        ))  # fmt: skip
+        return reply
+
+    async def read_news(self, owner: Ownership, seen: int) -> tuple[News, bool] | None:
+        """Tell what is new to an owner, and whether a cancel is to be met; None if fenced.
+
+        Raises:
+            DataError: the mailbox is damaged.
+        """
+        reply = await self._send(
+            ("EVALSHA", _NEWS, "1", self._base, owner.run_id, owner.token, str(seen))
+        )
+        if reply == b"FENCED":
+            return None
+        count, wakes, cancel, cancel_at, mailbox = reply
+        try:
+            news = News(int(count), int(wakes), parse_mailbox(mailbox))
+        except ValueError as error:
+            raise DataError(f"the mailbox of run {owner.run_id} is damaged: {error}") from None
+        return news, cancel is not None and cancel_at is None
+
+    async def park(
+        self,
+        owner: Ownership,
+        status: Status,
+        seen: int,
+        waits: Sequence[str],
+        timed: Sequence[str],
+    ) -> bytes:
+        """Leave the worker until a recorded time comes, or news: PARKED, STAY or FENCED."""
         reply: bytes = await self._send((
             "EVALSHA", _PARK, "1", self._base, owner.run_id, owner.token,
-            owner.incarnation, status.value, *keys,
+            owner.incarnation, status.value, str(seen), "\n".join(waits), *timed,
         ))  # fmt: skip
         return reply
 
@@ -222,6 +294,13 @@ class Runs:
         )
         return reply
 
+    async def set_details(self, owner: Ownership, text: str) -> bytes:
+        """Say what the run is at: OK or FENCED."""
+        reply: bytes = await self._send(
+            ("EVALSHA", _DETAILS, "1", self._base, owner.run_id, owner.token, text)
+        )
+        return reply
+
     async def request_cancel(self, run_id: str, reason: str, *, timeout: float) -> Status:
         """Ask a run to end and return the status it has now.
 
@@ -232,11 +311,7 @@ class Runs:
         return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
 
     async def terminate(self, run_id: str, reason: str, *, timeout: float) -> Status:
-        """End a run at once, without its handler, and return the status it has now.
-
-        Raises:
-            NotFound: there is no such run.
-        """
+        """End a run at once, without its handler: the status it has now. Raises `NotFound`."""
         command = ("EVALSHA", _TERMINATE, "1", self._base, run_id, reason)
         return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
 
@@ -256,16 +331,16 @@ class Runs:
         Raises:
             NotFound: there is no such run.
         """
-        command = ("HMGET", f"{self._base}run:{run_id}", *_SNAPSHOT)
+        command = ("HMGET", f"{self._base}run:{run_id}", *_TEXTS, *_PAYLOADS)
         reply = await self._link.send_within(command, timeout)
         if reply[0] is None:
             _found(run_id, b"NONE")
         return _snapshot(run_id, reply)
 
     async def snapshots(self, run_ids: Sequence[str], *, timeout: float) -> list[RunSnapshot]:
-        """Read several records; runs removed meanwhile are left out."""
+        """Read several records without their payloads; runs removed meanwhile are left out."""
         futures = [
-            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *_SNAPSHOT), timeout)
+            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *_TEXTS), timeout)
             for run_id in run_ids
         ]
         replies = await asyncio.gather(*futures)
@@ -286,9 +361,11 @@ def _found(run_id: str, word: bytes) -> bytes:
 
 def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
     # A damaged record is shown as far as it can be read: it must not hide the others in a list.
-    text = [None if value is None else value.decode(errors="replace") for value in reply[:13]]
+    text = [None if value is None else value.decode(errors="replace") for value in reply[:19]]
     workflow, version, pool, status, created, since, epoch, owner = text[:8]
-    wake, cancel, reason, deaths, quarantine = text[8:]
+    wake, waits, cancel, reason, deaths, quarantine = text[8:14]
+    start_by, finish_by, tags, memo, details = text[14:19]
+    payload, result, failure = reply[19:] or (b"", None, None)
     return RunSnapshot(
         run_id,
         workflow or "",
@@ -299,15 +376,24 @@ def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
         _number(since),
         _number(epoch),
         owner or "",
-        _number(wake) if wake and status == Status.AWAITING_RETRY else None,
+        _number(wake) if wake and status in _WITH_WAKE else None,
+        waits.split("\n") if waits and status in WAITING else [],
         cancel,
         reason or "",
         _number(deaths),
         quarantine == "1",
-        reply[13],
-        reply[14],
-        reply[15],
+        payload,
+        result,
+        failure,
+        _number(start_by) or None,
+        _number(finish_by) or None,
+        tuple(tags.split("\n")) if tags else (),
+        (memo or "{}").encode(),
+        details or "",
     )
+
+
+_WITH_WAKE = WAITING | {Status.SCHEDULED}
 
 
 def _number(text: str | None) -> int:

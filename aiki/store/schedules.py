@@ -48,7 +48,7 @@ class Schedules:
             await self._script(
                 "activate_schedule", self._store_id, new.id, new.digest, "1" if replace else "0",
                 planned, due, new.workflow, new.version, new.pool, new.input, new.overlap,
-                new.timing, timeout=timeout,
+                new.timing, new.more, timeout=timeout,
             )
         )  # fmt: skip
         if word == b"CONFLICT":

@@ -7,9 +7,11 @@ import secrets
 from aiki.errors import StoreRefused
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
+from aiki.store.children import Children
 from aiki.store.connection import Address
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
+from aiki.store.mailbox import Mailbox
 from aiki.store.preflight import Preflight
 from aiki.store.runs import Runs
 from aiki.store.schedules import Schedules
@@ -53,6 +55,8 @@ class Store:
             )
         self.runs = Runs(self.link, base, self.store_id)
         self.workers = Workers(self.link, base, self.store_id)
+        self.children = Children(self.link, base)
+        self.mailbox = Mailbox(self.link, base)
         self.timers = Timers(self.link, base)
         self.catalog = Catalog(self.link, base)
         self.schedules = Schedules(self.link, base, self.store_id)

@@ -6,18 +6,19 @@ import math
 import re
 from collections import Counter
 
-from aiki.states import FINAL, Status
+from aiki.states import FINAL, WAITING, Status
 from tests.support.store import Dump, Scene
 
 # Every key that may be there, and which run it belongs to where it belongs to one.
 KEYS = (
-    r"run:(?P<run>[^:]+)(:journal)?",
+    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:children|:map:.+)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
-    r"index:(active|awaiting_retry|stalled|completed|failed|cancelled)/[^/:]+",
+    r"index:(active|scheduled|awaiting_retry|sleeping|awaiting_event|awaiting_child|stalled|completed|failed|cancelled)/[^/:]+",
+    r"tag:.+",
     r"worker:[^:]+(:runs|:streams|:notices)?",
     r"schedule:[^:/{}]+",
-    r"meta|streams|schedules|timers|workers|supervisors|quarantine|pulse|sweep",
+    r"meta|streams|schedules|timers|workers|supervisors|quarantine|pulse|sweep|unserved|cascades",
 )
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 
@@ -46,7 +47,10 @@ async def audit_indexes(scene: Scene) -> None:
         if match is None or (match["run"] and match["run"] not in records):
             problems.append(f"nobody owns the key {name}")
     listed = _listed(dump, "index:")
+    tagged = _listed(dump, "tag:")
     timers = _members(dump, "timers")
+    deadlines = {member for member in timers if "!" in member}
+    timers -= deadlines
     alone = _members(dump, "quarantine")
     owned = Counter(
         (run_id, name.split(":")[1])
@@ -60,7 +64,8 @@ async def audit_indexes(scene: Scene) -> None:
         index = "active" if status in ACTIVE else status.value
         expected = {
             "listed": [f"index:{index}/{record['workflow']}"],
-            "timer": status is Status.AWAITING_RETRY,
+            "tagged": sorted(f"tag:{tag}" for tag in record.get("tags", "").splitlines()),
+            "timer": status is Status.SCHEDULED or (status in WAITING and record["wake"] != ""),
             "alone": record.get("quarantine") == "1" and status in ACTIVE,
             "owners": [record["owner"]] if status is Status.RUNNING else [],
             "offered": [_stream(record)] if status is Status.QUEUED else [],
@@ -68,6 +73,7 @@ async def audit_indexes(scene: Scene) -> None:
         }
         found = {
             "listed": listed.pop(run_id, []),
+            "tagged": sorted(tagged.pop(run_id, [])),
             "timer": run_id in timers,
             "alone": run_id in alone,
             "owners": [owner for run, owner in owned if run == run_id],
@@ -79,11 +85,18 @@ async def audit_indexes(scene: Scene) -> None:
             for what in expected
             if found[what] != expected[what]
         ]
+        # One that is needed no more stays until it falls due, or the run is removed.
+        allowed = {name for name in ("start", "finish") if f"{name}_by" in record}
+        needed = allowed if record["epoch"] == "0" else allowed - {"start"}
+        there = {name for name in ("start", "finish") if f"{run_id}!{name}" in deadlines}
+        if there - allowed or (needed - there and status not in FINAL and "cancel" not in record):
+            problems.append(f"{run_id} has the deadlines {there}, needs {needed} of {allowed}")
         if status in FINAL and not ("result" in record) ^ ("failure" in record):
             problems.append(f"{run_id} is over and has not one outcome")
     problems += _audit_schedules(dump)
     known = set(records)
-    strays = set(listed) | (timers | alone | {run for run, _ in owned}) - known
+    timers |= {member.partition("!")[0] for member in deadlines}
+    strays = set(listed) | set(tagged) | (timers | alone | {run for run, _ in owned}) - known
     problems += [f"{run_id} is in an index and does not exist" for run_id in strays]
     assert not problems, "\n".join(problems)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiki.records import EntryKind, Ownership, ReadyEntry, entry_rest
+from aiki.states import Status
+from aiki.store.children import NewChild
 from tests.support.store import ALONE, POOL, STREAM, VERSION, WORKFLOW, Scene, entry_of
 
 RUN, WORKER, HEIR = "0-run", "worker-a", "worker-b"
@@ -28,6 +30,8 @@ class Call:
 CALLS: dict[str, Call] = {}
 SAME = object()
 ANY = object()
+
+_NO_PAYLOAD = entry_rest(1, 0, 0, "a label", b"")
 
 
 def call(script: str, reply: Any = ANY, again: Any = SAME) -> Callable[[Arrange], Arrange]:
@@ -69,18 +73,30 @@ async def opening(scene: Scene) -> list[Argument]:
 
 @call("start_runs", [[b"OK", RUN.encode()]])
 async def start(scene: Scene) -> list[Argument]:
-    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash"]
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", ""]
 
 
 @call("start_runs", [[b"OK", RUN.encode()]])
 async def start_with_key(scene: Scene) -> list[Argument]:
-    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash"]
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash", ""]
 
 
 @call("start_runs", [[b"CONFLICT", RUN.encode()]])
 async def start_in_conflict(scene: Scene) -> list[Argument]:
     await scene.start_run(run_id=RUN, key="key")
-    return [scene.store.store_id, "0-other", WORKFLOW, VERSION, POOL, b"{}", "key", "other"]
+    return [scene.store.store_id, "0-other", WORKFLOW, VERSION, POOL, b"{}", "key", "other", ""]
+
+
+@call("start_runs", [[b"OK", RUN.encode()]])
+async def start_with_tags_and_deadlines(scene: Scene) -> list[Argument]:
+    more = "start +60000\nfinish +90000\ntag customer:7\nmemo {}"
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", more]
+
+
+@call("start_runs", [[b"OK", RUN.encode()]])
+async def start_with_delay(scene: Scene) -> list[Argument]:
+    more = "at +60000\nfinish 9999999999999\ntag customer:7"
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash", more]
 
 
 @call("register_worker", b"OK")
@@ -110,8 +126,7 @@ async def reading(scene: Scene) -> list[Argument]:
 
 @call("return_ready", b"OK")
 async def returning(scene: Scene) -> list[Argument]:
-    entry = await _delivered(scene)
-    return [STREAM, entry.entry]
+    return [STREAM, (await _delivered(scene)).entry]
 
 
 @call("claim_runs")
@@ -189,7 +204,7 @@ async def delivery_of_cancel(scene: Scene) -> list[Argument]:
 async def park(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.attempt(owner, "step#0")
-    return [RUN, owner.token, WORKER, "awaiting_retry", "step#0"]
+    return [RUN, owner.token, WORKER, "awaiting_retry", "0", "step#0", "step#0"]
 
 
 @call("park_run", b"PARKED", b"FENCED")
@@ -198,7 +213,155 @@ async def park_in_quarantine(scene: Scene) -> list[Argument]:
     await scene.command("HSET", f"{scene.base}run:{RUN}", "quarantine", "1")
     await scene.command("ZADD", scene.base + "quarantine", 1, RUN)
     await scene.attempt(owner, "step#0")
-    return [RUN, owner.token, WORKER, "awaiting_retry", "step#0"]
+    return [RUN, owner.token, WORKER, "awaiting_retry", "0", "step#0", "step#0"]
+
+
+@call("park_run", b"PARKED", b"FENCED")
+async def park_for_a_message(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, WORKER, "awaiting_event", "0", "event/paid#0"]
+
+
+@call("open_wait", again=ANY)
+async def beginning_of_a_wait(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "sleep/x#0", "60000", "", entry_rest(1, 0, 0, "a label", b"")]
+
+
+@call("end_wait", 0)
+async def end_of_a_wait(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.open_wait(owner, "sleep/x#0", _NO_PAYLOAD, lasts_ms=0)
+    return [RUN, owner.token, "sleep/x#0", entry_of(owner, EntryKind.RESULT, b"false"), "", "0"]
+
+
+@call("end_wait", [b"NEWS"])
+async def end_of_a_wait_behind_mail(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.open_wait(owner, "event/paid#0", _NO_PAYLOAD, lasts_ms=0)
+    await scene.post(RUN)
+    return [RUN, owner.token, "event/paid#0", entry_of(owner, EntryKind.TIMEOUT, b""), "0", "0"]
+
+
+@call("consume_message", 2)
+async def taking_of_a_message(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.post(RUN)
+    return [RUN, owner.token, "event/paid#0", entry_of(owner, EntryKind.RESULT, b"1"), "1"]
+
+
+@call("read_news", [b"1", b"0", None, None, [b"1", b"event/paid\n1"]])
+async def reading_of_news(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.post(RUN)
+    return [RUN, owner.token, "0"]
+
+
+@call("post_message", [b"OK"])
+async def message_to_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "message", "60000", b"event/paid\n1", "1000", "100000"]
+
+
+@call("post_message", [b"OK"])
+async def message_to_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.park(owner, status=Status.AWAITING_EVENT)
+    return [RUN, "message", "", b"event/paid\n1", "1000", "100000"]
+
+
+@call("post_message", [b"OVER", b"completed"])
+async def message_to_a_run_that_is_over(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.finish(owner)
+    return [RUN, "message", "", b"event/paid\n1", "1000", "100000"]
+
+
+@call("post_message", [b"OK"])
+async def message_that_keeps_a_promise(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "awakeable/x#0", b"secret", EntryKind.NOTE)
+    promise = ["awakeable/x#0", "secret"]
+    return [RUN, "message", "", b"promise/x\nr1", "1000", "100000", *promise]
+
+
+@call("wake_up", [b"OK", b"running"])
+async def waking_up_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "request", "60000"]
+
+
+@call("wake_up", [b"OK", b"queued"])
+async def waking_up_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.open_wait(owner, "sleep/x#0", _NO_PAYLOAD, lasts_ms=60000)
+    await scene.park(owner, "sleep/x#0", status=Status.SLEEPING)
+    return [RUN, "request", "60000"]
+
+
+_CHILD = [WORKFLOW, VERSION, POOL]
+
+
+async def _parent(scene: Scene, *, policy: str = "cancel") -> Ownership:
+    """Give a run that has a child, which another worker owns."""
+    owner = await _owned(scene)
+    new = NewChild(WORKFLOW, VERSION, POOL, "", policy)
+    entry = entry_of(owner, EntryKind.RESULT, b'"0-child"')
+    await scene.store.children.start_child(owner, "child/x#0", entry, "0-child", new, b"{}")
+    return owner
+
+
+@call("start_child", 0)
+async def start_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    entry = entry_of(owner, EntryKind.RESULT, b'"0-child"')
+    return [RUN, owner.token, "child/x#0", entry, "0-child", "cancel", *_CHILD, b"{}", ""]
+
+
+@call("start_children", 0)
+async def start_of_children(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    some: list[Argument] = ["0", "0-first", b"{}", "1", "0-second", b"{}"]
+    return [RUN, owner.token, "map/x#0", _NO_PAYLOAD, "1", "2", "cancel", *_CHILD, "", *some]
+
+
+@call("consume_end", [2, b"completed", b"the outcome"])
+async def taking_of_a_childs_end(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.finish((await scene.take(await scene.register(name=HEIR))).ownership)
+    return [RUN, owner.token, "end/0-child#0", "1", _NO_PAYLOAD, "0-child", "1", "1000"]
+
+
+@call("consume_end", [b"WAIT"])
+async def taking_of_an_end_that_is_to_come(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    return [RUN, owner.token, "end/0-child#0", "1", _NO_PAYLOAD, "0-child", "", "1000"]
+
+
+@call("finish_run", b"OK")
+async def finish_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.park(owner, status=Status.AWAITING_CHILD)
+    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    return ["0-child", child.token, HEIR, "completed", b"1"]
+
+
+@call("finish_run", b"OK")
+async def finish_of_a_mapped_child(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.children.start_children(
+        owner, "map/x#0", _NO_PAYLOAD, NewChild(WORKFLOW, VERSION, POOL, "", "cancel"),
+        [(0, "0-child", b"{}")], strict=True, wake_at=1,
+    )  # fmt: skip
+    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    return ["0-child", child.token, HEIR, "failed", b"{}"]
+
+
+@call("cascade", 1, 0)
+async def cascade(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.finish(owner)
+    return ["100"]
 
 
 @call("finish_run", b"OK")
@@ -220,6 +383,24 @@ async def stall_of_a_cancelled_run(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.cancel(RUN)
     return [RUN, owner.token, WORKER, "a reason"]
+
+
+@call("set_details", b"OK")
+async def details(scene: Scene) -> list[Argument]:
+    return [RUN, (await _owned(scene)).token, "half done"]
+
+
+@call("stall_unserved", [RUN.encode()], [])
+async def holding_the_unserved(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    return ["0", "60000", "100", "24 h"]
+
+
+@call("stall_unserved", [RUN.encode()], [])
+async def holding_the_unserved_that_are_cancelled(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    await scene.command("HSET", f"{scene.base}run:{RUN}", "cancel", "a reason")
+    return ["0", "60000", "100", "24 h"]
 
 
 @call("release_run", b"OK", b"STALE")
@@ -263,6 +444,38 @@ async def due_timers(scene: Scene) -> list[Argument]:
     return ["100"]
 
 
+@call("fire_timers", [1, b""], [0, b""])
+async def due_start(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000")
+    await scene.fall_due()
+    return ["100"]
+
+
+@call("fire_timers", [0, b""])
+async def deadline_of_an_unclaimed_run(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000\nstart +60000\nfinish +60000")
+    await scene.command("ZADD", scene.base + "timers", 1, RUN + "!start", 1, RUN + "!finish")
+    return ["100"]
+
+
+@call("fire_timers", [0, b""])
+async def deadline_of_a_running_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN, more="start +60000\nfinish +60000")
+    await scene.take(WORKER)
+    await scene.fall_due()
+    return ["100"]
+
+
+@call("remove_run", 1, 0)
+async def removal_of_a_tagged_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    more = "start +60000\nfinish +60000\ntag customer:7\ntag red"
+    owner = await scene.running(WORKER, run_id=RUN, more=more)
+    await scene.finish(owner)
+    return ["0", "100", WORKFLOW]
+
+
 @call("remove_run", 1, 0)
 async def removal(scene: Scene) -> list[Argument]:
     await scene.register(name=WORKER)
@@ -275,6 +488,12 @@ async def removal(scene: Scene) -> list[Argument]:
 @call("request_cancel", b"cancelled")
 async def cancel_of_an_unclaimed_run(scene: Scene) -> list[Argument]:
     await scene.start_run(run_id=RUN)
+    return [RUN, "a reason"]
+
+
+@call("request_cancel", b"cancelled")
+async def cancel_of_a_scheduled_run(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000\nfinish +60000")
     return [RUN, "a reason"]
 
 
@@ -344,6 +563,19 @@ async def termination_of_a_queued_run(scene: Scene) -> list[Argument]:
     await scene.register(name=WORKER)
     await scene.start_run(run_id=RUN)
     return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_parent(scene: Scene) -> list[Argument]:
+    await _parent(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.park(owner, status=Status.AWAITING_CHILD)
+    return ["0-child", "a reason"]
 
 
 @call("terminate_run", b"cancelled")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiki.records import Ownership
 from aiki.states import Status
@@ -49,9 +49,42 @@ class MortalRuns(Runs):
             owner, lambda: abandon(owner, key, entry, deliver_cancel=deliver_cancel)
         )
 
-    async def park(self, owner: Ownership, status: Status, keys: Sequence[str]) -> bytes:
+    async def open_wait(
+        self,
+        owner: Ownership,
+        key: str,
+        rest: bytes,
+        *,
+        lasts_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> Any:
+        begin = super().open_wait
+        return await self._write(
+            owner, lambda: begin(owner, key, rest, lasts_ms=lasts_ms, until_ms=until_ms)
+        )
+
+    async def end_wait(
+        self, owner: Ownership, key: str, entry: bytes, *, seen: int | None, woken: bool
+    ) -> Any:
+        end = super().end_wait
+        return await self._write(owner, lambda: end(owner, key, entry, seen=seen, woken=woken))
+
+    async def consume_message(
+        self, owner: Ownership, key: str, entry: bytes, number: int
+    ) -> int | bytes:
+        consume = super().consume_message
+        return await self._write(owner, lambda: consume(owner, key, entry, number))
+
+    async def park(
+        self,
+        owner: Ownership,
+        status: Status,
+        seen: int,
+        waits: Sequence[str],
+        timed: Sequence[str],
+    ) -> bytes:
         park = super().park
-        return await self._write(owner, lambda: park(owner, status, keys))
+        return await self._write(owner, lambda: park(owner, status, seen, waits, timed))
 
     async def finish(
         self,

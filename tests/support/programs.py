@@ -35,7 +35,7 @@ class Trace(list[str]):
         self.is_over = False
 
     def see(self, what: str) -> None:
-        if not (self.is_over or self._run.execution._closed):
+        if not (self.is_over or self._run.execution.is_closed):
             self.append(what)
 
 

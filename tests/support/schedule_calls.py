@@ -14,7 +14,7 @@ SCHEDULE = "a schedule"
 async def activation(scene: Scene) -> list[Argument]:
     return [
         scene.store.store_id, SCHEDULE, "digest", "0", "1000", "1000", WORKFLOW, VERSION, POOL,
-        b"{}", "skip", "{}",
+        b"{}", "skip", "{}", "finish +60000\ntag red",
     ]  # fmt: skip
 
 
@@ -115,6 +115,13 @@ async def tending_of_what_must_wait(scene: Scene) -> list[Argument]:
 @call("trigger_schedule", [b"STARTED"])
 async def trigger(scene: Scene) -> list[Argument]:
     await scene.schedule(SCHEDULE)
+    return [scene.store.store_id, SCHEDULE, "", RUN, "1000"]
+
+
+@call("trigger_schedule", [b"STARTED"])
+async def trigger_with_tags_and_deadlines(scene: Scene) -> list[Argument]:
+    more = "start +60000\nfinish +90000\ntag customer:7\nmemo {}"
+    await scene.schedule(SCHEDULE, more=more)
     return [scene.store.store_id, SCHEDULE, "", RUN, "1000"]
 
 

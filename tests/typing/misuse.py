@@ -46,12 +46,15 @@ async def a_workflow_wants_a_client_and_its_arguments(run: Run, client: Client) 
 def options_about_one_run_are_no_definition(registry: Registry) -> WorkflowVersion[[float], bool]:
     registry.add(keyed)  # type: ignore[arg-type]
     registry.add(orders_v1.with_options(on_conflict="error"))  # type: ignore[arg-type]
+    registry.add(orders_v1.with_options(delay=5))  # type: ignore[arg-type]
     registry.add(check)  # type: ignore[arg-type]
     return keyed  # type: ignore[return-value]
 
 
 def a_schedule_starts_a_version_without_options_about_one_run() -> None:
     aiki.schedule("daily", keyed.bind(1.0), cron="0 9 * * *")  # type: ignore[arg-type]
+    delayed = orders_v1.with_options(delay=5)
+    aiki.schedule("daily", delayed.bind(1.0), cron="0 9 * * *")  # type: ignore[arg-type]
     aiki.schedule("daily", orders_v1, cron="0 9 * * *")  # type: ignore[arg-type]
     aiki.schedule("daily", orders_v1.bind(1.0), overlap="never")  # type: ignore[arg-type]
     aiki.schedule("daily", orders_v1.bind(1.0), cron=5)  # type: ignore[arg-type]
@@ -64,6 +67,9 @@ def options_have_names_and_types() -> None:
     check.with_options(idempotency_key="k")  # type: ignore[call-arg]
     orders_v1.with_options(on_conflict="ignore")  # type: ignore[call-overload]
     orders_v1.with_options(retry=3)  # type: ignore[call-overload]
+    orders_v1.with_options(delay="soon")  # type: ignore[call-overload]
+    orders_v1.with_options(start_at=5)  # type: ignore[call-overload]
+    orders_v1.with_options(memo=["red"])  # type: ignore[call-overload]
     task(name="check", retry=3)  # type: ignore[call-overload]
     task("check")  # type: ignore[call-overload]
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import aiki
@@ -15,10 +15,12 @@ from aiki import (
     Occurrence,
     Registry,
     Run,
+    RunDescription,
     Schedule,
     ScheduleHandle,
     ScheduleStatus,
     Start,
+    Status,
     Task,
     WorkflowVersion,
     fixed,
@@ -93,6 +95,13 @@ def definitions(order: Order) -> None:
     assert_type(orders_v2.with_options(pool="gpu"), WorkflowVersion[[str], list[Order]])
     assert_type(orders_v2.with_options(idempotency_key="k"), Start[[str], list[Order]])
 
+    ours = orders_v2.with_options(tags=["red"], memo={"by": 1}, start_by=5, finish_by=None)
+    assert_type(ours, WorkflowVersion[[str], list[Order]])
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    for start in (ours.with_options(delay=timedelta(1)), ours.with_options(start_at=soon)):
+        assert_type(start, Start[[str], list[Order]])
+    assert_type(orders_v2.with_options(finish_by=soon), Start[[str], list[Order]])
+
     registry = Registry()
     registry.add(orders)
     registry.add(orders_v1)
@@ -117,6 +126,10 @@ async def starts(client: Client, run: Run, order: Order) -> None:
     assert_type(many, list[Handle[str] | AikiError])
     assert_type(await orders_v1(run, order), str)
     assert_type(client.handle("id"), Handle[object])
+    assert_type(await handle.describe(), RunDescription)
+    assert_type([run async for run in client.runs(tag="red")], list[RunDescription])
+    assert_type(await client.count_runs(), dict[str, dict[Status, int]])
+    await run.set_details("half done")
 
 
 async def schedules(client: Client, order: Order) -> None:
@@ -130,7 +143,7 @@ async def schedules(client: Client, order: Order) -> None:
     assert_type(await client.schedules(), list[ScheduleStatus])
     aiki.schedule(
         "often",
-        orders_v2.with_options(pool="gpu").bind("id"),
+        orders_v2.with_options(pool="gpu", tags=["red"], finish_by=3600).bind("id"),
         every=timedelta(minutes=5),
         overlap="buffer_one",
         catch_up_window=3600,

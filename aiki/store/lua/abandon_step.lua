@@ -4,11 +4,11 @@
 -- With '1' as the last argument it is also where a wanted cancel is delivered.
 -- KEYS  the key prefix
 -- ARGV  run id, token, address#n, entry (of kind a), '1' to deliver the cancel here
--- Reply 1 where a cancel is wanted, else 0; 'FENCED'; 'DIVERGED' where another owner closed it
+-- Reply flags; 'FENCED'; 'DIVERGED' where another owner closed it
 -- From  running
 local p = KEYS[1]
 local run = p .. 'run:' .. ARGV[1]
-local f = redis.call('HMGET', run, 'token', 'cancel')
+local f = redis.call('HMGET', run, 'token', 'cancel', 'news')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
@@ -24,4 +24,4 @@ redis.call('HSET', journal, ARGV[3], ARGV[4])
 if ARGV[5] == '1' then
   redis.call('HSETNX', run, 'cancel_at', ARGV[3])
 end
-return f[2] and 1 or 0
+return flags(f[2], f[3])

@@ -5,7 +5,8 @@
 -- ARGV  stream (without prefix), incarnation, '1' where the claimer serves the quarantine,
 --       then entry id, run id, the entry's epoch and token of each run
 -- Reply for each run:
---       {'RUN', epoch, now, record, journal} to the owner, each time it asks with its token;
+--       {'RUN', epoch, now, record, journal, mailbox} to the owner, each time it asks with its
+--       token;
 --       {'STALE'}: not wanted at that epoch any more, the entry is gone;
 --       {'DEAD'}: the claimer has no lease, the entry is added anew;
 --       {'ALONE'}: the run is quarantined, the entry is added to that stream;
@@ -21,7 +22,7 @@ local done, taken, elsewhere, owned, seen = {}, {}, {}, {}, {}
 local function look(entry, id, wanted, secret)
   local run = p .. 'run:' .. id
   local r = redis.pcall('HMGET', run, 'status', 'epoch', 'token', 'quarantine', 'created',
-    'input', 'cancel', 'cancel_at')
+    'input', 'cancel', 'cancel_at', 'news', 'wakes')
   if r.err then
     return { 'REFUSED', r.err }
   end
@@ -52,6 +53,10 @@ local function look(entry, id, wanted, secret)
   if journal.err then
     return { 'REFUSED', journal.err }
   end
+  local mail = r[9] and redis.pcall('HGETALL', run .. ':mailbox') or {}
+  if mail.err then
+    return { 'REFUSED', mail.err }
+  end
   if not mine then
     epoch = ms(epoch + 1)
     done[#done + 1] = entry
@@ -59,7 +64,7 @@ local function look(entry, id, wanted, secret)
     owned[#owned + 1] = id
     seen[id] = true
   end
-  return { 'RUN', epoch, time, { r[5], r[6], r[7], r[8] }, journal }
+  return { 'RUN', epoch, time, { r[5], r[6], r[7], r[8], r[9], r[10] }, journal, mail }
 end
 
 local reply = {}

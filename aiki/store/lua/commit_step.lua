@@ -1,27 +1,15 @@
 #!lua flags=allow-oom
--- uses: fence
+-- uses: fence, close
 -- Record how a step ended.
 -- KEYS  the key prefix
--- ARGV  run id, token, address#n, entry (of kind r or f)
--- Reply 1 where a cancel is wanted, else 0; 'FENCED'; 'ABANDONED' where this owner abandoned the
---       step before; 'DIVERGED' where another owner closed it
+-- ARGV  run id, token, address#n, entry (of kind r, f or n)
+-- Reply flags; 'FENCED'; 'ABANDONED' where this owner abandoned the step before; 'DIVERGED' where
+--       another owner closed it
 -- From  running
 local p = KEYS[1]
 local run = p .. 'run:' .. ARGV[1]
-local f = redis.call('HMGET', run, 'token', 'cancel')
+local f = redis.call('HMGET', run, 'token', 'cancel', 'news')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
-local journal = run .. ':journal'
-if redis.call('HSETNX', journal, ARGV[3], ARGV[4]) == 0 then
-  local kind, token = entry_head(redis.call('HGET', journal, ARGV[3]))
-  if kind == 'o' then
-    redis.call('HSET', journal, ARGV[3], ARGV[4])
-    redis.call('HDEL', run, 'progress') -- the journal grew no longer, yet this is progress
-  elseif token ~= ARGV[2] then
-    return 'DIVERGED'
-  elseif kind == 'a' then
-    return 'ABANDONED'
-  end
-end
-return f[2] and 1 or 0
+return close(run, ARGV[3], ARGV[4], ARGV[2]) or flags(f[2], f[3])

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue
+-- uses: clock, waits, ready, index, enqueue, stir, mail
 -- Look slowly through the store for what should not be, and mend it from the run records:
 -- a run that nothing will ever move, an index or timer entry that its record does not bear out,
 -- an index that is none; and likewise a schedule that nobody would look at.
@@ -8,7 +8,7 @@
 -- ARGV  ms between two steps, keys per step
 -- Reply what was mended: run id or key, words, run id or key, words, ...; empty where it is not
 --       time yet
--- From  queued, running, awaiting_retry -> queued
+-- From  queued, running, any that waits -> queued
 local p = KEYS[1]
 local at = now()
 local state = redis.call('HMGET', p .. 'sweep', 'next', 'cursor')
@@ -26,7 +26,8 @@ end
 
 local function check_run(id, run)
   local r = queue_fields(run)
-  local f = redis.call('HMGET', run, 'status', 'owner', 'entry', 'wake', 'since')
+  local f = redis.call('HMGET', run, 'status', 'owner', 'entry', 'wake', 'since', 'tags', 'created',
+    'start_by', 'finish_by', 'cancel', 'waits')
   local status = f[1]
   if not status or not r[1] then
     return
@@ -35,6 +36,18 @@ local function check_run(id, run)
   if not redis.call('ZSCORE', index, id) then
     redis.call('ZADD', index, f[5], id)
     mend(id, 'was not listed as ' .. status)
+  end
+  for tag in string.gmatch(f[6] or '', '[^\n]+') do
+    if redis.pcall('ZADD', p .. 'tag:' .. tag, 'NX', f[7], id) == 1 then
+      mend(id, 'was not listed by its tag ' .. tag)
+    end
+  end
+  local is_over = status == 'completed' or status == 'failed' or status == 'cancelled'
+  for name, by in pairs({ start = r[4] == '0' and f[8], finish = f[9] }) do
+    if by and not f[10] and not is_over
+      and redis.call('ZADD', p .. 'timers', 'NX', by, id .. '!' .. name) == 1 then
+      mend(id, 'had no timer for its deadline')
+    end
   end
   if r[5] == '1' and listed_as(status) == 'active'
     and redis.call('ZADD', p .. 'quarantine', 'NX', f[5], id) == 1 then
@@ -54,10 +67,18 @@ local function check_run(id, run)
     elseif redis.call('SADD', p .. 'worker:' .. f[2] .. ':runs', id) == 1 then
       mend(id, 'was missing from the runs of its owner')
     end
-  elseif status == 'awaiting_retry' then
-    if not redis.call('ZSCORE', p .. 'timers', id) then
+  elseif WAITS[status] or status == 'scheduled' then
+    if f[4] ~= '' and not redis.call('ZSCORE', p .. 'timers', id) then
       redis.call('ZADD', p .. 'timers', f[4] or ms(at), id)
       mend(id, 'was waiting without a timer')
+    end
+    for child in string.gmatch(status == 'awaiting_child' and f[11] or '', 'end/([^#\n]+)#') do
+      local to = redis.call('HGET', p .. 'run:' .. child, 'status')
+      if not to or to == 'completed' or to == 'failed' or to == 'cancelled' then
+        put_mail(id, run, f, 'end/' .. child .. '\n' .. (to or 'gone'), ms(at))
+        mend(id, 'was not told of the end of its child ' .. child)
+        break
+      end
     end
   end
 end
@@ -73,13 +94,15 @@ local function check_schedule(id, key)
 end
 
 -- Stray entries of a listing are never taken off by a move, so they gather among the oldest.
--- Of timers and quarantine any may be stray, so they are drawn at random.
-local function check_members(ids, key, words, belongs)
-  for _, id in ipairs(ids) do
-    local f = redis.call('HMGET', p .. 'run:' .. id, 'status', 'quarantine')
-    if not belongs(f[1], f[2]) then
-      redis.call('ZREM', key, id)
-      mend(id, words)
+-- Of timers, tags and quarantine any may be stray, so they are drawn at random.
+local function check_members(members, key, words, belongs)
+  for _, member in ipairs(members) do
+    local id, deadline = string.match(member, '^([^!]*)!?(.*)$')
+    local f = redis.call('HMGET', p .. 'run:' .. id, 'status', 'quarantine', 'tags', 'start_by',
+      'finish_by')
+    if not belongs(f, deadline) then
+      redis.call('ZREM', key, member)
+      mend(id, deadline == '' and words or 'had a deadline that is none')
     end
   end
 end
@@ -88,9 +111,10 @@ local function check(key)
   local name = string.sub(key, #p + 1)
   local id = string.match(name, '^run:([^:]+)$')
   local listed = string.match(name, '^index:([^/]+)/')
+  local tag = string.match(name, '^tag:(.+)$')
   local is_set = string.match(name, '^worker:[^:]+:%a+$')
   local schedule = string.match(name, '^schedule:(.+)$')
-  local is_sorted = listed or name == 'timers' or name == 'quarantine' or name == 'schedules'
+  local is_sorted = listed or tag or name == 'timers' or name == 'quarantine' or name == 'schedules'
   local kind = (is_set or is_sorted) and redis.call('TYPE', key).ok
   if (is_set and kind ~= 'set') or (is_sorted and kind ~= 'zset') then
     redis.call('UNLINK', key)
@@ -101,13 +125,21 @@ local function check(key)
     check_schedule(schedule, key)
   elseif listed then
     check_members(redis.call('ZRANGE', key, 0, 20), key, 'was listed as ' .. listed .. ' and is not',
-      function(status) return listed_as(status) == listed end)
+      function(f) return listed_as(f[1]) == listed end)
+  elseif tag then
+    check_members(redis.call('ZRANDMEMBER', key, 20), key, 'was listed by the tag ' .. tag,
+      function(f) return string.find('\n' .. (f[3] or '') .. '\n', '\n' .. tag .. '\n', 1, true) end)
   elseif name == 'timers' then
     check_members(redis.call('ZRANDMEMBER', key, 20), key, 'had a timer and waits for none',
-      function(status) return status == 'awaiting_retry' end)
+      function(f, deadline)
+        if deadline ~= '' then -- that of a run that is over stays until it falls due
+          return f[deadline == 'start' and 4 or 5]
+        end
+        return WAITS[f[1]] or f[1] == 'scheduled'
+      end)
   elseif name == 'quarantine' then
     check_members(redis.call('ZRANDMEMBER', key, 20), key, 'was counted in the quarantine',
-      function(status, alone) return alone == '1' and listed_as(status) == 'active' end)
+      function(f) return f[2] == '1' and listed_as(f[1]) == 'active' end)
   elseif name == 'schedules' then
     for _, member in ipairs(redis.call('ZRANDMEMBER', key, 20)) do
       if redis.call('EXISTS', p .. 'schedule:' .. member) == 0 then

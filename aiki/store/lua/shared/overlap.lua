@@ -15,7 +15,7 @@ local function still_running(s)
 end
 
 local function begin(s, id, occurrence)
-  start(id, s.workflow, s.version, s.pool, s.input, '', '')
+  start(id, s.workflow, s.version, s.pool, s.input, '', '', s.more)
   redis.call('HSET', p .. 'run:' .. id, 'schedule', s.id, 'occurrence', occurrence)
   s.running[#s.running + 1] = id
   s.recent[#s.recent + 1] = id .. ' ' .. occurrence

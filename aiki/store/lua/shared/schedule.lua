@@ -24,7 +24,7 @@ local function read_schedule(id)
   local key = p .. 'schedule:' .. id
   local f = redis.call('HMGET', key, 'digest', 'workflow', 'version', 'pool', 'input', 'overlap',
     'planned', 'due', 'paused', 'buffer', 'running', 'recent', 'started', 'skipped', 'dropped',
-    'missed')
+    'missed', 'more')
   if not f[1] then
     return nil
   end
@@ -37,7 +37,7 @@ local function read_schedule(id)
     input = f[5], overlap = f[6], planned = f[7], due = f[8], paused = f[9] == '1',
     buffer = lines_of(f[10]), running = lines_of(f[11]), recent = lines_of(f[12]),
     started = tonumber(f[13]) or 0, skipped = tonumber(f[14]) or 0,
-    dropped = tonumber(f[15]) or 0, missed = tonumber(f[16]) or 0 }
+    dropped = tonumber(f[15]) or 0, missed = tonumber(f[16]) or 0, more = f[17] or '' }
 end
 
 -- index_schedule(s, at): note when to look at it. A paused one is listed, and never due.

@@ -1,0 +1,44 @@
+"""Messages that came for a run, and the operations that wait for them, first come, first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Iterable
+
+from aiki.records import Message
+
+
+class Mail:
+    """What is in a run's mailbox and was not handed to anybody here."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._messages: defaultdict[str, deque[Message]] = defaultdict(deque)
+        self._waiters: defaultdict[str, deque[asyncio.Future[Message]]] = defaultdict(deque)
+        self.arrived(messages)
+
+    def arrived(self, messages: Iterable[Message]) -> None:
+        """Take in messages, in the order in which they came."""
+        for message in messages:
+            self._messages[message.topic].append(message)
+            self._hand_out(message.topic)
+
+    def next(self, topic: str) -> asyncio.Future[Message]:
+        """Give the future of the next message on a topic; cancel it to wait no more."""
+        future: asyncio.Future[Message] = self._loop.create_future()
+        self._waiters[topic].append(future)
+        self._hand_out(topic)
+        return future
+
+    def put_back(self, message: Message) -> None:
+        """Take back a message that was handed out and not consumed; it is the next one again."""
+        self._messages[message.topic].appendleft(message)
+        self._hand_out(message.topic)
+
+    def _hand_out(self, topic: str) -> None:
+        messages, waiters = self._messages[topic], self._waiters[topic]
+        while messages and waiters:
+            waiter = waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(messages.popleft())

@@ -1,0 +1,84 @@
+"""What reaches a run from outside: messages in its mailbox, and the end of its sleeps."""
+
+from __future__ import annotations
+
+from aiki.errors import InvalidTransition, LimitExceeded, NotFound
+from aiki.store.batch import Link
+from aiki.store.keys import new_token
+from aiki.store.scripts import SCRIPTS
+
+MAX_UNREAD = 1_000
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
+# An id that nobody chose is only there for what is sent again at once; a start may be for an hour.
+REMEMBERED_MS = 2 * 3600 * 1000
+
+_POST = SCRIPTS["post_message"].sha
+_WAKE = SCRIPTS["wake_up"].sha
+
+
+class Mailbox:
+    """What may be sent to the runs of one partition."""
+
+    def __init__(self, link: Link, base: str) -> None:
+        self._link = link
+        self._base = base
+
+    async def post(
+        self,
+        run_id: str,
+        topic: str,
+        payload: bytes,
+        *,
+        message_id: str | None,
+        timeout: float | None,
+        secret: tuple[str, str] | None = None,
+    ) -> None:
+        """Put a message into a run's mailbox, once for each message id while the run is kept.
+
+        `secret` is the key of a recorded entry and what that must hold.
+
+        Without a `timeout` it is sent again until there is an answer.
+
+        Raises:
+            NotFound: there is no such run, or nothing there that has this secret.
+            InvalidTransition: the run is over.
+            LimitExceeded: too much lies there unread.
+        """
+        command = (
+            "EVALSHA", _POST, "1", self._base, run_id, message_id or new_token(),
+            str(REMEMBERED_MS) if message_id is None else "", topic.encode() + b"\n" + payload,
+            str(MAX_UNREAD), str(MAX_UNREAD_BYTES), *(secret or ()),
+        )  # fmt: skip
+        if timeout is None:
+            word, *rest = await self._link.send(command)
+        else:
+            word, *rest = await self._link.send_within(command, timeout)
+        if word == b"NONE" and secret is not None:
+            raise NotFound(f"run {run_id} waits for nothing that this token resolves")
+        if word == b"NONE":
+            raise NotFound(f"there is no run {run_id!r}; it never existed, or its retention ended")
+        if word == b"OVER":
+            raise InvalidTransition(
+                f"run {run_id} is {rest[0].decode()} and takes no message any more; nothing was "
+                "stored"
+            )
+        if word == b"FULL":
+            raise LimitExceeded(
+                f"the mailbox of run {run_id} is full: {rest[0]:,} messages of {rest[1]:,} bytes "
+                f"are unread, of at most {MAX_UNREAD:,} and {MAX_UNREAD_BYTES >> 20} MiB; nothing "
+                "was stored; send it again once the run has read some"
+            )
+
+    async def wake_up(self, run_id: str, *, timeout: float) -> None:
+        """End the sleeps that a run is in.
+
+        Raises:
+            NotFound: there is no such run.
+            InvalidTransition: the run is where no sleep can be.
+        """
+        command = ("EVALSHA", _WAKE, "1", self._base, run_id, new_token(), str(REMEMBERED_MS))
+        word, *rest = await self._link.send_within(command, timeout)
+        if word == b"NONE":
+            raise NotFound(f"there is no run {run_id!r}; it never existed, or its retention ended")
+        if word == b"OVER":
+            raise InvalidTransition(f"run {run_id} is {rest[0].decode()}: it cannot be woken up")
