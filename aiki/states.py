@@ -4,8 +4,9 @@ Theory. A run is *wanted* (queued), *owned* (running), *waiting* for something i
 (scheduled, awaiting_retry, sleeping, awaiting_event, awaiting_child), *held* until somebody repairs
 it (stalled) or *over* (completed, failed, cancelled). Only four kinds of event move it: its owner's
 own word (claim, release, park, stall, finish), the death of its owner (recover), time or a message
-(wake, a deadline, nobody who serves it for long) and a person (cancel). A run that is over never
-moves again, and an event without a row here is refused by the script that would make it.
+(wake, a deadline, nobody who serves it for long) and a person or a schedule (cancel, terminate). A
+run that is over never moves again, and an event without a row here is refused by the script that
+would make it.
 
 A cancel ends a run at once only where no handler will clean up: it was never claimed, it is
 stalled, or no worker serves its version. Elsewhere it wakes the run or tells its owner, and the
@@ -14,6 +15,9 @@ handler has not seen, it ends instead: whichever of the two came first, the resu
 
 A deadline to finish does what a cancel does, with its own reason. One to start ends a run that was
 never claimed, wherever it is, and is nothing to any other.
+
+To terminate a run is to end it at once, wherever it is: its handler is not asked, and its owner,
+fenced, writes nothing more.
 """
 
 from __future__ import annotations
@@ -62,6 +66,7 @@ class Reason(StrEnum):
     ACKNOWLEDGE_CANCEL = "acknowledge_cancel"
     CANCEL = "cancel"
     CANCEL_UNSERVED = "cancel_unserved"  # never claimed, or by a version nobody serves
+    TERMINATE = "terminate"
     HOLD_CANCELLED = "hold_cancelled"  # it would be held, while a cancel is wanted
     UNSERVED = "unserved"  # nobody has served its version and pool for long
     NOT_STARTED = "not_started"  # by its deadline to start: it was never claimed
@@ -110,4 +115,5 @@ MOVES: Final = MappingProxyType(
     | {(waiting, Reason.CANCEL): Status.QUEUED for waiting in WAITING}
     | {(waiting, Reason.NOT_FINISHED): Status.QUEUED for waiting in WAITING}
     | {(waiting, Reason.CANCEL_UNSERVED): Status.CANCELLED for waiting in WAITING}
+    | {(status, Reason.TERMINATE): Status.CANCELLED for status in Status if status not in FINAL}
 )

@@ -15,7 +15,7 @@ from aiki.errors import NotFound
 from aiki.records import Ownership, ReadyEntry
 from aiki.states import FINAL, MOVES, WAITING, Reason, Status
 from tests.support.audit import audit
-from tests.support.store import ALONE, STREAM, Dump, Scene
+from tests.support.store import ALONE, STREAM, TIMEOUT, Dump, Scene
 
 
 @dataclass
@@ -84,6 +84,10 @@ async def hold(case: Case) -> None:
 
 async def cancel(case: Case) -> None:
     await case.scene.cancel(case.run_id)
+
+
+async def terminate(case: Case) -> None:
+    await case.scene.store.runs.terminate(case.run_id, "at once", timeout=TIMEOUT)
 
 
 def finish(status: Status) -> Callable[[Case], Awaitable[object]]:
@@ -162,6 +166,7 @@ EVENTS = {
     Reason.ACKNOWLEDGE_CANCEL: Event(finish(Status.CANCELLED)),
     Reason.CANCEL: Event(cancel),
     Reason.CANCEL_UNSERVED: Event(cancel, is_served_by_nobody),
+    Reason.TERMINATE: Event(terminate),
     Reason.HOLD_CANCELLED: Event(hold, is_unserved_and_cancelled),
     Reason.UNSERVED: Event(nobody_serves, is_served_by_nobody),
     Reason.NOT_STARTED: Event(wake, is_late_to_start),
@@ -265,6 +270,9 @@ async def test_nothing_happens_to_a_run_that_does_not_exist(scene: Scene, reason
         case Reason.CANCEL | Reason.CANCEL_UNSERVED:
             with pytest.raises(NotFound):
                 await cancel(case)
+        case Reason.TERMINATE:
+            with pytest.raises(NotFound):
+                await terminate(case)
         case Reason.CLAIM:
             entry = ReadyEntry(STREAM, "1-1", case.run_id, "0")
             assert await scene.try_claim(entry, incarnation) == b"STALE"

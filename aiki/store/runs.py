@@ -41,6 +41,7 @@ _STALL = SCRIPTS["stall_run"].sha
 _RELEASE = SCRIPTS["release_run"].sha
 _DETAILS = SCRIPTS["set_details"].sha
 _CANCEL = SCRIPTS["request_cancel"].sha
+_TERMINATE = SCRIPTS["terminate_run"].sha
 _WATCH = SCRIPTS["watch_run"].sha
 # As `_snapshot` reads them
 _TEXTS = (
@@ -313,6 +314,11 @@ class Runs:
             NotFound: there is no such run.
         """
         command = ("EVALSHA", _CANCEL, "1", self._base, run_id, reason)
+        return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
+
+    async def terminate(self, run_id: str, reason: str, *, timeout: float) -> Status:
+        """End a run at once, without its handler: the status it has now. Raises `NotFound`."""
+        command = ("EVALSHA", _TERMINATE, "1", self._base, run_id, reason)
         return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
 
     async def watch(self, run_id: str, inbox: str) -> tuple[Status, bytes] | None:

@@ -571,3 +571,37 @@ async def watch_of_an_end(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.finish(owner)
     return [RUN, scene.base + "inbox:x"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_queued_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_parent(scene: Scene) -> list[Argument]:
+    await _parent(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.park(owner, status=Status.AWAITING_CHILD)
+    return ["0-child", "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0")
+    await scene.park(owner, "step#0")
+    return [RUN, "a reason"]
