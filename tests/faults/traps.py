@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from aiki.store.connection import Wire
+from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.store.scripts import SCRIPTS
 from tests.faults.ledger import place
 
 # Methods of `Runs` that write, each with the places `before-…` (nothing is sent yet) and `after-…`
 # (done in the store, and nobody here has seen the reply).
-WRITES = ("commit_step", "commit_attempt", "abandon_step", "park", "finish", "release")
+WRITES = (
+    "commit_step", "commit_attempt", "abandon_step", "open_wait", "end_wait", "consume_message",
+    "park", "finish", "release",
+)  # fmt: skip
 
 
 class Traps:
@@ -61,6 +65,7 @@ def lay() -> None:
     """Make the places in this process: deaths around every write and claim, and lost replies."""
     for name in WRITES:
         setattr(Runs, name, _deadly(name, getattr(Runs, name)))
+    setattr(Mailbox, Mailbox.post.__name__, _deadly("post", Mailbox.post))
     claim, claimed = Runs.claim, Runs.claimed
 
     def deadly_claim(*args: Any, **kwargs: Any) -> Any:
