@@ -203,7 +203,7 @@ class Children:
 
         def take(message: Message, begun: float) -> Callable[[Turn], Awaitable[Any]]:
             async def consume(turn: Turn) -> Any:
-                answer = await run.commits.consume_end(
+                answer: list[Any] | int | bytes = await run.commits.consume_end(
                     operation, turn, child_id, message.number, begun=begun
                 )
                 if isinstance(answer, list) and len(answer) == 3:  # noqa: PLR2004 - taken

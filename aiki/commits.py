@@ -134,10 +134,10 @@ class Commits:
 
     async def consume_end(
         self, operation: Operation, turn: Turn, child_id: str, number: int, *, begun: float
-    ) -> Any:
+    ) -> list[Any] | int | bytes:
         """Take the end of a child into the journal, as the outcome of a wait."""
         rest = self._rest(turn.seq, 0, begun, b"")
-        answer = await self._children.consume_end(
+        answer: list[Any] | int | bytes = await self._children.consume_end(
             self._owner, operation.key, self.server_now(), rest, child_id,
             number=number, room=MAX_RUN_BYTES - self._journal.size,
         )  # fmt: skip

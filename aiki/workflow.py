@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, FunctionType
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    overload,
+)
 
 from aiki.annotations import resolved
 from aiki.children import ChildHandle
@@ -354,8 +364,8 @@ def _checked_on_conflict(value: object) -> OnConflict:
 
 
 def _checked_on_close(value: object) -> OnParentClose:
-    match value:
-        case "cancel" | "abandon" | "wait":
-            return value
-        case _:
-            raise DataError(f'on_parent_close is "cancel", "abandon" or "wait", not {value!r:.100}')
+    for known in get_args(OnParentClose):
+        if value == known:
+            choice: OnParentClose = known
+            return choice
+    raise DataError(f'on_parent_close is "cancel", "abandon" or "wait", not {value!r:.100}')
