@@ -116,10 +116,10 @@ async def reject(client: Client, token: str, reason: str) -> None:
 
     Raises as `resolve` does.
     """
-    size = len(Codec(str, "the reason").encode(reason)[0]) - len('""')
-    if size > _LONGEST_REASON:
-        raise DataError(f"a reason has at most {_LONGEST_REASON:,} bytes, not {size:,}")
-    await _decide(client, token, b"f" + failure_to_json(Failure(_REJECTED, reason, "")))
+    told = reason.encode("utf-8", "backslashreplace")
+    if len(told) > _LONGEST_REASON:
+        raise DataError(f"a reason has at most {_LONGEST_REASON:,} bytes, not {len(told):,}")
+    await _decide(client, token, b"f" + failure_to_json(Failure(_REJECTED, told.decode(), "")))
 
 
 def _judged(message: bytes) -> tuple[EntryKind, bytes]:

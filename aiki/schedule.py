@@ -39,6 +39,8 @@ MISSED_TOGETHER = 200  # times passed over in one step: 30 ms of cron, which hol
 _ROUNDED = 1e-4  # ms; what floats lose of a number of milliseconds is less
 _FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+_DAY = timedelta(days=1)
 _TRIED_FROM = datetime(2024, 1, 1, tzinfo=UTC)  # to see whether it ever fires; any time would do
 
 
@@ -53,6 +55,8 @@ class Cron:
         """Give the first planned time after this one."""
         start = _moment(time)
         zone = _zone(self.timezone)
+        if any(field.startswith("*") for field in self.expression.split()[:2]):
+            return _milliseconds(_next_by_hours(self.expression, zone, start))
         # Steps from the second pass of a doubled hour lead back into its first one.
         for found in CronSim(self.expression, start.astimezone(zone)):
             if found.astimezone(UTC) > start:
@@ -218,6 +222,38 @@ def cron(expression: str, timezone: str = "UTC") -> Cron:
             f"cron {given!r} never fires: no month that it names has such a day"
         ) from None
     return Cron(normal, timezone)
+
+
+def _next_by_hours(expression: str, zone: ZoneInfo, start: datetime) -> datetime:
+    """Give the first moment after this one at which the clock of a zone shows such a time.
+
+    Between two of its changes a clock runs evenly, so the expression is read off one of UTC that is
+    set anew at each change. CronSim would go over changes in steps of whole hours, which is wrong
+    where a zone changes by half an hour, or at midnight.
+    """
+    before = moment = start.replace(microsecond=0)
+    while True:
+        offset = _offset(moment, zone)
+        found = next(CronSim(expression, before + offset)) - offset
+        later = moment
+        while moment < found:
+            later = min(found, moment + _DAY)  # no clock changes twice in a day
+            if _offset(later, zone) != offset:
+                break
+            moment = later
+        else:
+            return found
+        while later - moment > _SECOND:
+            middle = moment + (later - moment) // (2 * _SECOND) * _SECOND
+            if _offset(middle, zone) == offset:
+                moment = middle
+            else:
+                later = middle
+        before, moment = moment, later
+
+
+def _offset(time: datetime, zone: ZoneInfo) -> timedelta:
+    return time.astimezone(zone).utcoffset() or timedelta()
 
 
 def _check_fields(expression: str) -> None:

@@ -107,6 +107,34 @@ def times(expression: str, zone: str, start: str, count: int) -> list[str]:
             id="a gap of half an hour",
         ),
         pytest.param(
+            "*/15 2 * * *",
+            "Australia/Lord_Howe",
+            "2026-10-04T00:00+10:30",
+            ["2026-10-04T02:30+11:00", "2026-10-04T02:45+11:00", "2026-10-05T02:00+11:00"],
+            id="what follows the hours that pass, over a gap of half an hour",
+        ),
+        pytest.param(
+            "0 * * * *",
+            "Australia/Lord_Howe",
+            "2026-10-04T01:00+10:30",
+            ["2026-10-04T01:00+10:30", "2026-10-04T03:00+11:00", "2026-10-04T04:00+11:00"],
+            id="each full hour that there is, over a gap of half an hour",
+        ),
+        pytest.param(
+            "45 * * * *",
+            "Australia/Lord_Howe",
+            "2026-04-05T01:00+11:00",
+            ["2026-04-05T01:45+11:00", "2026-04-05T01:45+10:30", "2026-04-05T02:45+10:30"],
+            id="half an hour twice",
+        ),
+        pytest.param(
+            "*/30 0 * * SUN",
+            "America/Santiago",  # forward at midnight
+            "2026-09-05T00:00-04:00",
+            ["2026-09-13T00:00-03:00", "2026-09-13T00:30-03:00"],
+            id="an hour that is skipped at midnight",
+        ),
+        pytest.param(
             "0 12 30 12 *",
             "Pacific/Apia",  # had no 30 December in 2011
             "2011-12-01T00:00+00:00",
@@ -252,7 +280,9 @@ RULES = st.one_of(
             st.sampled_from(["*", "3", "10,11", "*/2"]),
             st.sampled_from(["*", "0", "MON-FRI", "SUN#1"]),
         ),
-        st.sampled_from(["UTC", AMSTERDAM, "America/New_York", "Australia/Sydney", "Asia/Kolkata"]),
+        st.sampled_from(
+            ["UTC", AMSTERDAM, "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"]
+        ),
     ),
 )
 MOMENTS = st.integers(ms("2024-01-01T00:00+00:00"), ms("2030-01-01T00:00+00:00"))
@@ -272,6 +302,46 @@ def test_planned_and_due_times_only_rise_and_are_always_the_same(rule: Timing, n
     for a, b in pairwise(found):
         assert rule.next_after(a) == rule.next_after((a + b) // 2) == rule.next_after(b - 1) == b
     assert Timing.from_json(rule.to_json()) == rule
+
+
+CHANGES = {  # of clocks: within two days from then
+    "Australia/Lord_Howe": ("2026-04-04T00:00+11:00", "2026-10-03T00:00+10:30"),
+    AMSTERDAM: ("2026-03-28T00:00+01:00", "2026-10-24T00:00+02:00"),
+    "America/Santiago": ("2026-04-04T00:00-03:00", "2026-09-05T00:00-04:00"),
+    "America/St_Johns": ("2026-03-07T00:00-03:30", "2026-10-31T00:00-02:30"),
+    "Pacific/Apia": ("2011-12-29T00:00-10:00", "2011-12-30T00:00-10:00"),
+}
+STARRED = st.one_of(
+    st.tuples(st.sampled_from(["*", "*/7", "*/30"]), st.sampled_from(["*", "1-3", "0,23", "2"])),
+    st.tuples(st.sampled_from(["0", "5,45", "30-40"]), st.sampled_from(["*", "*/2", "*/5"])),
+)
+
+
+@given(
+    STARRED,
+    st.sampled_from(["*", "SUN", "4,5,30,31"]),
+    st.sampled_from(sorted(CHANGES)),
+    st.integers(0, 1),
+    st.integers(0, 60_000 * 90),
+)
+def test_what_follows_the_hours_that_pass_fires_whenever_the_clock_shows_its_time(
+    starred: tuple[str, str], day: str, zone: str, change: int, later: int
+) -> None:
+    """Given every minute of the days around a change, and a clock without changes to compare."""
+    days = "* * SUN" if day == "SUN" else f"{day} * *"
+    expression = " ".join((*starred, days))
+    start, even = ms(CHANGES[zone][change]) + later, cron(expression)
+    end = start + 3 * DAY
+
+    faces = set(timing(even).between(start - 2 * DAY, end + 2 * DAY))
+
+    def is_shown(minute: int) -> bool:
+        face = datetime.fromtimestamp(minute / 1000, ZoneInfo(zone)).replace(tzinfo=UTC)
+        return round(face.timestamp() * 1000) in faces
+
+    first = -(-start // 60_000) * 60_000
+    expected = [minute for minute in range(first, end, 60_000) if is_shown(minute)]
+    assert list(timing(cron(expression, zone)).between(start, end)) == expected
 
 
 @given(TIMINGS, MOMENTS, st.lists(st.integers(0, 5 * DAY), max_size=6))
