@@ -62,7 +62,7 @@ class Attempts:
             await run.may_start(operation)
             operation.state = State.EXECUTING
             try:
-                about = CurrentStep(run_id, attempt, f"{run_id}/{operation.key}")
+                about = CurrentStep(run_id, attempt, f"{run.scope}/{operation.key}")
                 value = await call(spec, about, args, kwargs, run.host.threads)
                 if operation.is_cancelled:
                     raise asyncio.CancelledError  # noqa: TRY301 - the task caught it

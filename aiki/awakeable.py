@@ -31,8 +31,9 @@ class Awakeable(Generic[T]):
         self._run = run
         run.check_here(f"awakeable {name!r} was made")
         key, secret = run.note(f"awakeable/{name}", lambda: new_token().encode())
-        self._topic = key
-        text = f"{run.id}\n{key}\n{secret.decode()}"
+        scope = run.execution.scope
+        self._topic = _topic(scope, key)
+        text = f"{scope}\n{key}\n{secret.decode()}"
         self.token = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
         """What to hand over: safe in a URL, and whoever has it may decide."""
 
@@ -49,9 +50,7 @@ class Awakeable(Generic[T]):
         """
         self._run.check_here("an awakeable was waited for")
         limit = None if timeout is None else seconds(timeout, what="timeout")
-        return await self._run.waits.message(
-            f"promise/{self._topic}", limit, self._read, judge=_judged
-        )
+        return await self._run.waits.message(self._topic, limit, self._read, judge=_judged)
 
     def _read(self, kind: EntryKind, payload: bytes) -> Any:
         if kind is EntryKind.FAILURE:
@@ -106,9 +105,16 @@ async def _decide(client: Client, token: str, message: bytes) -> None:
     try:
         padded = token + "=" * (-len(token) % 4)
         text = base64.b64decode(padded.encode("ascii"), b"-_", validate=True).decode()
-        run_id, key, secret = text.split("\n")
+        scope, key, secret = text.split("\n")
     except (ValueError, binascii.Error):
         raise DataError(f"this is not the token of an awakeable: {token!r:.80}") from None
+    run_id = scope.partition("~")[0]
     if not run_id or not key:
         raise NotFound("no run waits for this token")
-    await client.handle(run_id).post(f"promise/{key}", message, key=key, secret=(key, secret))
+    await client.handle(run_id).post(_topic(scope, key), message, key=key, secret=(key, secret))
+
+
+def _topic(scope: str, key: str) -> str:
+    """Name what the decision comes under: a later generation of a run has the same keys."""
+    generation = scope.partition("~")[2]
+    return f"promise/{key}" + (f"~{generation}" if generation else "")

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from aiki.records import Entry
 from aiki.rounds import Turn
 from aiki.states import Status
+from aiki.store.control import Control
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.threads import Threads
@@ -42,6 +43,7 @@ class Host:
     """What a worker lends to the runs it hosts."""
 
     runs: Runs
+    control: Control
     mailbox: Mailbox
     threads: Threads
     label: str

@@ -21,7 +21,7 @@ from aiki.definition import (
 from aiki.durations import Seconds, seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.names import checked_name
-from aiki.retry import RetryPolicy, never
+from aiki.retry import RetryPolicy, checked_retry, never
 from aiki.run import Run
 from aiki.step import StepSpec, is_in_step
 
@@ -66,6 +66,16 @@ class Task(Generic[P, R_co, C_co]):
         result: R_co = await run.execute_step(self._spec, args, kwargs)
         return result
 
+    def prepare(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, object]]]:
+        """Check the arguments of a start; give the task's name and the start itself."""
+        if not isinstance(run, Run):
+            raise _no_run(self._spec, run)
+        # As they are now: the handler may change them before they are needed
+        _, kept, named = self._spec.arguments.encode(args, kwargs)
+        return self.name, lambda: run.execute_step(self._spec, kept, named)
+
     def with_options(
         self,
         *,
@@ -77,7 +87,7 @@ class Task(Generic[P, R_co, C_co]):
         spec = self._spec
         where = _where(spec.name, spec.source)
         if retry is not ...:
-            spec = replace(spec, retry=_checked_retry(retry, where))
+            spec = replace(spec, retry=checked_retry(retry, where))
         if timeout is not ...:
             spec = replace(spec, timeout=_checked_timeout(timeout, where))
         if once is not ...:
@@ -179,7 +189,7 @@ def _made(
             is_async=inspect.iscoroutinefunction(function),
             arguments=Arguments(function, skip=0, where=where),
             result=Codec.of_result(function, where),
-            retry=_checked_retry(retry, where),
+            retry=checked_retry(retry, where),
             timeout=_checked_timeout(timeout, where),
             once=_checked_once(once, where),
             identity=identity(function),
@@ -190,15 +200,6 @@ def _made(
 
 def _where(name: str, place: str) -> str:
     return f"task {name} ({place})"
-
-
-def _checked_retry(retry: object, where: str) -> RetryPolicy:
-    if not isinstance(retry, RetryPolicy):
-        raise DefinitionError(
-            f"{where}: retry is a policy, such as fixed(max_attempts=3, delay=1), not "
-            f"{type(retry).__qualname__}"
-        )
-    return retry
 
 
 def _checked_timeout(timeout: Seconds | None, where: str) -> float | None:

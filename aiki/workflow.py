@@ -25,11 +25,14 @@ from aiki.errors import DataError, DefinitionError
 from aiki.handle import Handle
 from aiki.names import checked_key, checked_name, checked_version
 from aiki.options import When, check_order, checked_memo, checked_tags, deadline, due
+from aiki.retry import RetryPolicy, checked_retry, never
 from aiki.run import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+_NEVER = never()
 
 OnConflict: TypeAlias = Literal["error", "return_existing"]
 
@@ -50,6 +53,7 @@ class Start(Generic[P, R_co]):
     identity: tuple[str, str]
     source: str
     options: StartOptions
+    retry: RetryPolicy = _NEVER
 
     def __post_init__(self) -> None:
         vars(self).update(appearance(self.handler))
@@ -125,6 +129,7 @@ class Start(Generic[P, R_co]):
             identity=self.identity,
             source=self.source,
             options=options,
+            retry=self.retry,
         )
 
     def __str__(self) -> str:
@@ -162,6 +167,7 @@ class WorkflowVersion(Start[P, R_co]):
         memo: Mapping[str, Any] | EllipsisType = ...,
         start_by: Seconds | EllipsisType | None = ...,
         finish_by: Seconds | EllipsisType | None = ...,
+        retry: RetryPolicy | EllipsisType = ...,
     ) -> WorkflowVersion[P, R_co]: ...
     @overload
     def with_options(
@@ -189,12 +195,14 @@ class WorkflowVersion(Start[P, R_co]):
         on_conflict: OnConflict | EllipsisType = ...,
         delay: Seconds | EllipsisType | None = ...,
         start_at: datetime | EllipsisType | None = ...,
+        retry: RetryPolicy | EllipsisType = ...,
     ) -> Start[P, R_co]:
         """Return a copy with other options; those left out stay as they are.
 
         `tags` and `memo` are added to those that there are. `start_by` and `finish_by` are
         deadlines, at which the run is cancelled where it was never claimed, or is not over; a
-        length of time counts from when the run is due to start.
+        length of time counts from when the run is due to start. `retry` is the policy of workers
+        where the copy is registered.
 
         `idempotency_key`, `on_conflict`, `delay`, `start_at` and a deadline that is a datetime are
         about one run, and make it a `Start`. A second start with the same key and the same input
@@ -216,7 +224,15 @@ class WorkflowVersion(Start[P, R_co]):
         of_one_run = any(
             option is not ... for option in (idempotency_key, on_conflict, delay, start_at)
         ) or any(isinstance(by, datetime) for by in (start_by, finish_by))
-        return start if of_one_run else replace(self, options=start.options)
+        if of_one_run and retry is ...:
+            return start
+        if of_one_run:
+            raise DefinitionError(
+                f"{self}: retry belongs to the definition that is registered, and the other "
+                "options to one run; give them one after the other"
+            )
+        policy = self.retry if retry is ... else checked_retry(retry, str(self))
+        return replace(self, options=start.options, retry=policy)
 
 
 class Workflow:
@@ -233,27 +249,43 @@ class Workflow:
 
     @overload
     def v(
-        self, version: str, /
+        self, version: str, /, *, retry: RetryPolicy = ...
     ) -> Callable[
         [Callable[Concatenate[Run, P], Coroutine[Any, Any, R]]], WorkflowVersion[P, R]
     ]: ...
     @overload
     def v(
-        self, version: str, /, *, exec: Callable[Concatenate[Run, P], Coroutine[Any, Any, R]]
+        self,
+        version: str,
+        /,
+        *,
+        exec: Callable[Concatenate[Run, P], Coroutine[Any, Any, R]],
+        retry: RetryPolicy = ...,
     ) -> WorkflowVersion[P, R]: ...
-    def v(self, version: str, /, *, exec: Callable[..., Any] | None = None) -> Any:
+    def v(
+        self,
+        version: str,
+        /,
+        *,
+        exec: Callable[..., Any] | None = None,
+        retry: RetryPolicy = _NEVER,
+    ) -> Any:
         """Define a version, MAJOR.MINOR.PATCH: `@wf.v("1.0.0")` or `wf.v("1.0.0", exec=fn)`.
 
         The handler is `async def handler(run: Run, …)`. Its other parameters are the run's input,
-        and what it returns its result, stored as JSON by their annotations. Raises
+        and what it returns its result, stored as JSON by their annotations. With a `retry` policy,
+        a handler that fails is called again; what has a result is not executed again. Raises
         `DefinitionError` for what cannot work, and for another handler of the same version.
         """
         number = checked_version(version, f"workflow {self.name}")
+        policy = checked_retry(retry, f"workflow {self.name} {number}")
         if exec is not None:
-            return self._define(number, exec)
-        return partial(self._define, number)
+            return self._define(number, policy, exec)
+        return partial(self._define, number, policy)
 
-    def _define(self, version: str, handler: object) -> WorkflowVersion[..., Any]:
+    def _define(
+        self, version: str, retry: RetryPolicy, handler: object
+    ) -> WorkflowVersion[..., Any]:
         fn = _checked_handler(handler)
         place = source(fn)
         where = f"workflow {self.name} {version} ({place})"
@@ -266,6 +298,7 @@ class Workflow:
             identity=identity(fn),
             source=place,
             options=StartOptions(),
+            retry=retry,
         )
         refuse_second(self._versions.get(version), defined)
         self._versions[version] = defined

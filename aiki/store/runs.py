@@ -20,6 +20,7 @@ from aiki.records import (
     parse_mailbox,
 )
 from aiki.states import WAITING, Status
+from aiki.store.answers import found
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
 
@@ -45,7 +46,7 @@ _WATCH = SCRIPTS["watch_run"].sha
 _TEXTS = (
     "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
     "waits", "cancel", "reason", "deaths", "quarantine", "start_by", "finish_by", "tags", "memo",
-    "details",
+    "details", "attempt", "generation", "forked_from", "cancel_at",
 )  # fmt: skip
 _PAYLOADS = ("input", "result", "failure")
 
@@ -98,19 +99,21 @@ class Runs:
         return [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
 
     def _started(self, run: NewRun, word: bytes, rest: bytes) -> str | AikiError:
-        found = rest.decode(errors="backslashreplace")
+        told = rest.decode(errors="backslashreplace")
         if word == b"OK" and rest.isascii():
-            return found
+            return told
         if word == b"CONFLICT":
             return Conflict(
                 f"idempotency key {run.reference!r} of workflow {run.workflow!r} belongs to run "
-                f"{found}, which was started with another input or version; use a new key, or "
+                f"{told}, which was started with another input or version; use a new key, or "
                 'on_conflict="return_existing" to get that run',
-                run_id=found,
+                run_id=told,
             )
+        if word == b"GONE":
+            return NotFound(f"run {run.id} was deleted; to start it again does not undo that")
         return StoreRefused(
             f"{self._link.address.described}: what is stored for run {run.id} or its idempotency "
-            f"key is damaged: {found}"
+            f"key is damaged: {told}"
         )
 
     def claim(
@@ -150,7 +153,7 @@ class Runs:
             return word
         epoch = answer[1].decode()
         now, record, journal, mailbox = answer[2:]
-        created, payload, cancel, cancel_at, news, wakes = record
+        created, payload, cancel, cancel_at, news, wakes, generation, attempt, begun, seed = record
         workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
         ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)
         try:
@@ -165,6 +168,10 @@ class Runs:
                 None if cancel_at is None else cancel_at.decode(),
                 News(int(news or 0), int(wakes or 0), parse_mailbox(mailbox)),
                 parse_journal(journal),
+                int(generation or 0),
+                int(attempt or 1),
+                int(begun or 0),
+                (seed or b"").decode(),
             )
         except (DataError, TypeError, ValueError) as error:
             return DamagedRun(ownership, f"What is stored of the run is damaged: {error}")
@@ -241,9 +248,9 @@ class Runs:
         )
         if reply == b"FENCED":
             return None
-        count, wakes, cancel, cancel_at, mailbox = reply
+        count, wakes, cancel, cancel_at, mailbox, pause = reply
         try:
-            news = News(int(count), int(wakes), parse_mailbox(mailbox))
+            news = News(int(count), int(wakes), parse_mailbox(mailbox), pause == b"1")
         except ValueError as error:
             raise DataError(f"the mailbox of run {owner.run_id} is damaged: {error}") from None
         return news, cancel is not None and cancel_at is None
@@ -307,7 +314,7 @@ class Runs:
             NotFound: there is no such run.
         """
         command = ("EVALSHA", _CANCEL, "1", self._base, run_id, reason)
-        return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
+        return Status(found(run_id, await self._link.send_within(command, timeout)).decode())
 
     async def watch(self, run_id: str, inbox: str) -> tuple[Status, bytes] | None:
         """Give a run's end; None where it is to come, and will be told to the inbox.
@@ -316,7 +323,7 @@ class Runs:
             NotFound: there is no such run.
         """
         reply = await self._send(("EVALSHA", _WATCH, "1", self._base, run_id, inbox))
-        word = _found(run_id, reply[0])
+        word = found(run_id, reply[0])
         return None if len(reply) == 1 else (Status(word.decode()), reply[1])
 
     async def snapshot(self, run_id: str, *, timeout: float) -> RunSnapshot:
@@ -328,7 +335,7 @@ class Runs:
         command = ("HMGET", f"{self._base}run:{run_id}", *_TEXTS, *_PAYLOADS)
         reply = await self._link.send_within(command, timeout)
         if reply[0] is None:
-            _found(run_id, b"NONE")
+            found(run_id, b"NONE")
         return _snapshot(run_id, reply)
 
     async def snapshots(self, run_ids: Sequence[str], *, timeout: float) -> list[RunSnapshot]:
@@ -347,19 +354,13 @@ class Runs:
         return parse_journal(await self._link.send_within(command, timeout))
 
 
-def _found(run_id: str, word: bytes) -> bytes:
-    if word == b"NONE":
-        raise NotFound(f"there is no run {run_id!r}; it never existed, or its retention ended")
-    return word
-
-
 def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
     # A damaged record is shown as far as it can be read: it must not hide the others in a list.
-    text = [None if value is None else value.decode(errors="replace") for value in reply[:19]]
+    text = [None if value is None else value.decode(errors="replace") for value in reply[:23]]
     workflow, version, pool, status, created, since, epoch, owner = text[:8]
     wake, waits, cancel, reason, deaths, quarantine = text[8:14]
-    start_by, finish_by, tags, memo, details = text[14:19]
-    payload, result, failure = reply[19:] or (b"", None, None)
+    start_by, finish_by, tags, memo, details, attempt, generation, forked_from = text[14:22]
+    payload, result, failure = reply[23:] or (b"", None, None)
     return RunSnapshot(
         run_id,
         workflow or "",
@@ -384,6 +385,10 @@ def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
         tuple(tags.split("\n")) if tags else (),
         (memo or "{}").encode(),
         details or "",
+        _number(attempt) or 1,
+        _number(generation),
+        forked_from or "",
+        text[22] or "",
     )
 
 

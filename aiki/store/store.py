@@ -8,6 +8,7 @@ from aiki.errors import StoreRefused
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.connection import Address
+from aiki.store.control import Control
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
 from aiki.store.mailbox import Mailbox
@@ -52,6 +53,7 @@ class Store:
                 f"schema {SCHEMA}; use another namespace or the release that wrote it"
             )
         self.runs = Runs(self.link, base, self.store_id)
+        self.control = Control(self.link, base, self.store_id)
         self.workers = Workers(self.link, base, self.store_id)
         self.mailbox = Mailbox(self.link, base)
         self.timers = Timers(self.link, base)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock
+-- uses: clock, remove
 -- Remove finished runs whose retention is over, each with every key and index entry it has.
 -- KEYS  the key prefix
 -- ARGV  retention in ms, how many at most, workflows
@@ -15,18 +15,8 @@ for i = 3, #ARGV do
     for _, id in ipairs(due) do
       local run = p .. 'run:' .. id
       -- A listing may be wrong; a run that is not over is never removed.
-      local f = redis.pcall('HMGET', run, 'status', 'reference', 'tags', 'start_by', 'finish_by')
-      if f[1] == status then
-        if f[2] then
-          redis.call('DEL', p .. f[2])
-        end
-        for tag in string.gmatch(f[3] or '', '[^\n]+') do
-          redis.pcall('ZREM', p .. 'tag:' .. tag, id)
-        end
-        if f[4] or f[5] then
-          redis.pcall('ZREM', p .. 'timers', id .. '!start', id .. '!finish')
-        end
-        redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen')
+      if redis.pcall('HGET', run, 'status') == status then
+        remove(id, run)
       end
       redis.call('ZREM', index, id)
     end
