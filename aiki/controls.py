@@ -114,7 +114,9 @@ class Controls:
 
 
 def _failure(snapshot: RunSnapshot) -> Failure | None:
-    return failure_from_json(snapshot.failure) if snapshot.failure else None
+    if snapshot.status is not Status.FAILED or snapshot.failure is None:
+        return None
+    return failure_from_json(snapshot.failure)
 
 
 def _restless(run_id: str) -> StoreUnavailable:
