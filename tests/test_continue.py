@@ -65,9 +65,9 @@ async def test_what_was_sent_and_not_taken_is_carried_over_in_order_and_once(app
     async def handler(run: Run, sum_: int, left: int) -> int:
         for _ in range(2):
             sum_ = 10 * sum_ + await told.wait(run)
-        if left == 1:
-            return sum_
-        await run.continue_as_new(sum_, left - 1)
+        if left > 1:
+            await run.continue_as_new(sum_, left - 1)
+        return sum_
 
     version = workflow("counting").v("1.0.0", exec=handler)
     handle = await version.start(app.client, 0, 3)
@@ -182,9 +182,9 @@ async def test_an_owner_may_die_at_any_point_of_it(
     async def handler(run: Run, sum_: int, left: int) -> int:
         sum_ = 10 * sum_ + await told.wait(run)
         await site.work.start(run, f"{left}")
-        if left == 1:
-            return sum_
-        await run.continue_as_new(sum_, left - 1)
+        if left > 1:
+            await run.continue_as_new(sum_, left - 1)
+        return sum_
 
     version = workflow("mortal").v("1.0.0", exec=handler)
     handle = await version.start(site.app.client, 0, 3)

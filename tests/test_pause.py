@@ -121,7 +121,7 @@ async def test_a_run_whose_owner_dies_while_it_is_to_rest_rests(site: Site) -> N
     version = workflow("dying").v("1.0.0", exec=handler)
     worker = await site.app.serve(version, heartbeat=30, lease=100)
     handle = await version.start(site.app.client)
-    await eventually(lambda: site.app.ledger.lines(), what="the step")
+    await eventually(site.app.ledger.lines, what="the step")
     assert await handle.pause() is Status.RUNNING
     await site.app.client.store.workers.recover(worker.incarnation, cause="it died", counted=True)
     assert (await handle.status()).status is Status.PAUSED
