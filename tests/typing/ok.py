@@ -99,7 +99,6 @@ def definitions(order: Order) -> None:
     assert_type(sending, Task[[str], int, int])
     assert_type(sending_slowly, Task[[str], int, Coroutine[Any, Any, int]])
     assert_type(sending.with_options(timeout=None), Task[[str], int, int])
-    assert_type(orders_v3, WorkflowVersion[[Order], str])
     assert_type(orders_v4, WorkflowVersion[[str], list[Order]])
     assert_type(orders_v2.with_options(retry=fixed(2, 1)), WorkflowVersion[[str], list[Order]])
     assert_type(orders_v2, WorkflowVersion[[str], list[Order]])
