@@ -1,7 +1,10 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
+from aiki.children import ChildHandle
 from aiki.client import Call, Client, client, start_many
+from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
+from aiki.current_step import CurrentStep, current_step
 from aiki.durations import Seconds
 from aiki.errors import (
     AikiError,
@@ -24,11 +27,11 @@ from aiki.errors import (
 )
 from aiki.event import Event, event
 from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
+from aiki.middleware import Middleware
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
 from aiki.states import Status
-from aiki.step import CurrentStep, current_step
 from aiki.task import Task, task
 from aiki.waits import TIMEOUT, Timeout
 from aiki.worker import RedisStreams, Worker, worker
@@ -39,6 +42,7 @@ __all__ = [
     "AikiError",
     "Awakeable",
     "Call",
+    "ChildHandle",
     "Client",
     "ConfigError",
     "Conflict",
@@ -49,7 +53,9 @@ __all__ = [
     "Failure",
     "Handle",
     "InvalidTransition",
+    "Lifespan",
     "LimitExceeded",
+    "Middleware",
     "NonRetryable",
     "NotFound",
     "RecordedStep",
@@ -60,8 +66,10 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunCancelled",
+    "RunContext",
     "RunDescription",
     "RunFailed",
+    "RunInfo",
     "RunStatus",
     "Seconds",
     "Start",
@@ -81,9 +89,11 @@ __all__ = [
     "exponential",
     "fixed",
     "jittered",
+    "lifespan",
     "never",
     "reject",
     "resolve",
+    "run_context",
     "start_many",
     "task",
     "worker",

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiki.checkpoint import checkpoint
+from aiki.context import provide, run_info
 from aiki.ending import Ending
 from aiki.errors import DataError
 from aiki.execution import Execution
 from aiki.failures import failure_from_exception, failure_to_json
+from aiki.handler import calling
+from aiki.middleware import Middleware, overriding
 from aiki.operation import Host
 from aiki.records import ClaimedRun, NextAttempt
 from aiki.run import Run
@@ -27,11 +33,18 @@ class Actor:
     """Drives one run while this worker owns it."""
 
     def __init__(
-        self, claimed: ClaimedRun, definition: WorkflowVersion[..., Any], host: Host
+        self,
+        claimed: ClaimedRun,
+        definition: WorkflowVersion[..., Any],
+        host: Host,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         self.claimed = claimed
         self.owner = claimed.ownership
         self._definition = definition
+        self._middleware = (*middleware, *definition.hooks.middleware)
+        if self._middleware:
+            host = replace(host, around_task=overriding(self._middleware, "task"))
         self._host = host
         self._run: Run | None = None
         self._ending: Ending | None = None
@@ -45,9 +58,34 @@ class Actor:
         except DataError as error:
             await self._stall(f"The run's input does not fit the code: {error}")
             return
-        run = self._run = Run(self.claimed, self._host, self._definition.arguments)
-        ending = self._ending = Ending(self.claimed, self._definition, run)
-        run.begin(lambda: ending.of(lambda: self._definition.handler(run, *args, **kwargs)))
+        context = self._definition.hooks.context
+        if context is None:
+            await self._execute(args, kwargs, None)
+            return
+        opened = context.open(run_info(self.claimed))
+        try:
+            value = await opened.__aenter__()
+        except Exception as error:
+            _logger.exception("run %s: %s failed", self.owner.run_id, context)
+            await self._stall(f"The run's context could not be made: {error!r}")
+            return
+        provide(context, value)
+        try:
+            await self._execute(args, kwargs, value)
+        finally:
+            try:
+                await opened.__aexit__(None, None, None)
+            except Exception:
+                _logger.exception("run %s: %s failed at its end", self.owner.run_id, context)
+
+    async def _execute(self, args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> None:
+        definition = self._definition
+        run = self._run = Run(self.claimed, self._host, definition.arguments)
+        run.context = context
+        ending = self._ending = Ending(self.claimed, definition, run)
+        around = overriding(self._middleware, "run")
+        handler = partial(definition.handler, run, *args, **kwargs)
+        run.begin(calling(run, definition, around, ending, handler))
         # What was asked while the run's older actor was still ending
         if self._is_notified:
             run.execution.news.look()

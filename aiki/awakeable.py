@@ -10,7 +10,8 @@ from aiki.client import Client
 from aiki.codec import Codec
 from aiki.definition import caller
 from aiki.durations import Seconds, seconds
-from aiki.errors import DataError, NotFound, Rejected
+from aiki.errors import DataError, Failure, NotFound, Rejected
+from aiki.failures import failure_from_json, failure_to_json
 from aiki.names import checked_name
 from aiki.records import EntryKind
 from aiki.run import Run
@@ -20,6 +21,7 @@ from aiki.waits import Timeout
 T = TypeVar("T")
 
 _LONGEST_REASON = 8 * 1024
+_REJECTED = f"{Rejected.__module__}.{Rejected.__qualname__}"
 
 
 class Awakeable(Generic[T]):
@@ -54,7 +56,7 @@ class Awakeable(Generic[T]):
 
     def _read(self, kind: EntryKind, payload: bytes) -> Any:
         if kind is EntryKind.FAILURE:
-            raise Rejected(payload.decode())
+            raise Rejected(failure_from_json(payload).message)
         return self._codec.decode(payload)
 
 
@@ -91,10 +93,10 @@ async def reject(client: Client, token: str, reason: str) -> None:
 
     Raises as `resolve` does.
     """
-    told = reason.encode("utf-8", "backslashreplace")
-    if len(told) > _LONGEST_REASON:
-        raise DataError(f"a reason has at most {_LONGEST_REASON:,} bytes, not {len(told):,}")
-    await _decide(client, token, b"f" + told)
+    size = len(reason.encode("utf-8", "backslashreplace"))
+    if size > _LONGEST_REASON:
+        raise DataError(f"a reason has at most {_LONGEST_REASON:,} bytes, not {size:,}")
+    await _decide(client, token, b"f" + failure_to_json(Failure(_REJECTED, reason, "")))
 
 
 def _judged(message: bytes) -> tuple[EntryKind, bytes]:

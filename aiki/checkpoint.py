@@ -14,14 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from aiki.codec import address
 from aiki.errors import DataError, Failure
-from aiki.failures import task_failed
+from aiki.failures import failure_from_json, task_failed
 from aiki.records import Entry, EntryKind
 
 COMPENSATING = "compensate"
 """The address of the note that a run makes before it undoes what it did."""
 
+ON_FAILURE = b"on_failure"
+"""What the step is called that is told of a run's failure: that of another attempt is another."""
+
 _TOLD = 150  # characters by which a message is known again where it was cut
+_HOOK = address("", ON_FAILURE)
+_FAILED = (EntryKind.FAILURE, EntryKind.CANCELLED)  # the second of a child
 _KEPT = (EntryKind.RESULT, EntryKind.NOTE, EntryKind.OPEN)
 
 
@@ -43,8 +49,13 @@ def checkpoint(journal: Mapping[str, Entry], failure: Failure | None) -> Checkpo
     """Decide with what the next attempt begins; `failure` is that of the handler, if it failed."""
     since = _since(journal, failure)
     late = {key: entry for key, entry in journal.items() if entry.seq >= since}
-    dropped = [key for key, entry in late.items() if entry.kind not in _KEPT]
-    loosened = [key for key, entry in late.items() if entry.kind is EntryKind.RESULT]
+    dropped = [
+        key
+        for key, entry in late.items()
+        if entry.kind not in _KEPT or key.rpartition("#")[0].endswith(_HOOK)
+    ]
+    results = [key for key, entry in late.items() if entry.kind is EntryKind.RESULT]
+    loosened = [key for key in results if key not in set(dropped)]
     gone = {*dropped, *loosened}
     return Checkpoint([key for key in journal if key not in gone], loosened, dropped)
 
@@ -69,7 +80,7 @@ def _since(journal: Mapping[str, Entry], failure: Failure | None) -> int:
     guilty = [
         entry.seq
         for key, entry in journal.items()
-        if entry.kind is EntryKind.FAILURE and any(_message(key, entry) in text for text in told)
+        if entry.kind in _FAILED and any(_message(key, entry) in text for text in told)
     ]
     if guilty and failure is not None:
         # A group tells of several; else the last of those that say the same is meant.
@@ -81,7 +92,12 @@ def _since(journal: Mapping[str, Entry], failure: Failure | None) -> int:
 
 def _message(key: str, entry: Entry) -> str:
     """Give what the failure of a step says in a handler, as far as every mention of it does."""
+    kind, _, child_id = key.rpartition("#")[0].partition("/")
+    if kind == "end":
+        return f"run {child_id} "
     try:
+        if kind in {"map", "send"}:  # recorded as what was raised
+            return failure_from_json(entry.payload).message.partition("\n")[0][:_TOLD]
         error = task_failed(key.partition(":")[0], entry.attempts, entry.payload)
     except DataError:
         return key

@@ -34,6 +34,7 @@ _COLOURS = {
     "awaiting_retry": "yellow",
     "retrying": "yellow",
     "paused": "yellow",
+    "executing": "cyan",
     "stalled": "red",
     "failed": "red",
     "completed": "green",

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import os
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, cast
 
 from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
@@ -44,6 +54,7 @@ class StartOptions:
     pool: str = "default"
     idempotency_key: str | None = None
     on_conflict: Literal["error", "return_existing"] = "error"
+    on_parent_close: Literal["cancel", "abandon", "wait"] = "cancel"
     at: str = ""
     """When it is to start, and its deadlines, as they are sent: see `aiki.options`."""
     start_by: str = ""
@@ -75,6 +86,17 @@ class Call(Generic[R_co]):
     options: StartOptions
 
 
+Sending: TypeAlias = Callable[[Call[Any]], Awaitable[Handle[Any]]]
+
+
+class AroundStart(Protocol):
+    """What is called around each start; `aiki.Middleware` is one."""
+
+    async def start(self, call: Call[Any], call_next: Sending, /) -> Handle[Any]:
+        """Start a run by `call_next`, and give its handle."""
+        ...
+
+
 class Client:
     """Starts, finds and lists runs. Made by `aiki.client`; use it with `async with`."""
 
@@ -86,6 +108,7 @@ class Client:
         namespace: str = "default",
         durability: Durability = "always",
         start_timeout: Seconds = 60.0,
+        middleware: AroundStart | Sequence[AroundStart] = (),
     ) -> None:
         if redis is not None and data_dir is not None:
             raise ConfigError("give either redis or data_dir: the data is in one of them")
@@ -99,6 +122,7 @@ class Client:
         self._start_timeout = seconds(start_timeout, what="start_timeout")
         if not 0 < self._start_timeout <= LONGEST_START:
             raise ConfigError("start_timeout is more than 0 seconds and at most an hour")
+        self._around = checked_around(middleware)
         self._embedded: EmbeddedServer | None = None
         self._store: Store | None = None
         self._completions: Completions | None = None
@@ -162,10 +186,22 @@ class Client:
             Conflict: the idempotency key belongs to a run with another input or version.
             StoreUnavailable, StoreRefused: it was not, or may not have been, started.
         """
+        send: Sending = self._start_one
+        for each in reversed(self._around):
+            send = partial(_through, each, send)
+        return await send(call)
+
+    async def _start_one(self, call: Call[R]) -> Handle[R]:
         (started,) = await self._start([call])
         if isinstance(started, AikiError):
             raise started
         return started
+
+    async def _try_start(self, call: Call[R]) -> Handle[R] | AikiError:
+        try:
+            return await self.start_call(call)
+        except AikiError as error:
+            return error
 
     async def _start(self, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
         """Send starts together; for each a handle, or why it was not started."""
@@ -237,8 +273,23 @@ class Client:
 
 async def start_many(client: Client, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
     """Start many runs at once: for each call, in its order, a handle or why it was not started."""
+    if client._around:
+        return list(await asyncio.gather(*map(client._try_start, calls)))
     parts = await asyncio.gather(*map(client._start, _parts(calls)))
     return [outcome for part in parts for outcome in part]
+
+
+async def _through(around: AroundStart, send: Sending, call: Call[Any]) -> Handle[Any]:
+    return await around.start(call, send)
+
+
+def checked_around(given: object) -> tuple[AroundStart, ...]:
+    """Return the middleware of a client. Raises `ConfigError` for what is none."""
+    several = cast("Sequence[object]", given if isinstance(given, list | tuple) else (given,))
+    for each in several:
+        if isinstance(each, type) or not inspect.iscoroutinefunction(getattr(each, "start", None)):
+            raise ConfigError(f"a client's middleware has an `async def start`; {each!r:.100} not")
+    return cast("tuple[AroundStart, ...]", tuple(several))
 
 
 def _parts(calls: Sequence[Call[R]]) -> Iterator[Sequence[Call[R]]]:

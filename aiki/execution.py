@@ -35,6 +35,7 @@ SUSPEND_AFTER = 0.1
 # Of all that a run waits for, what its status names
 PARKS_AS = (
     Status.AWAITING_EVENT,
+    Status.AWAITING_CHILD,
     Status.SLEEPING,
     Status.AWAITING_RETRY,
 )
@@ -311,6 +312,10 @@ class Execution:
             else:
                 return
 
+    def peek(self, address: str) -> tuple[str, Entry | None]:
+        """Give the key that the next operation at an address will have, and what is recorded."""
+        return self._journal.peek(address)
+
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now.
 
@@ -326,7 +331,7 @@ class Execution:
 
     def is_noted_or_new(self, address: str) -> bool:
         """Tell whether a note is there, or can be made since nothing is recorded behind here."""
-        if not self._journal.has(address) and self.is_replaying:
+        if self._journal.peek(address)[1] is None and self.is_replaying:
             return False
         self.note(address, lambda: b"")
         return True
@@ -382,7 +387,7 @@ class Execution:
             self._operations.cancel_again(operation)
 
     async def record_for_good(
-        self, operation: Operation, write: Callable[[Turn], Coroutine[Any, Any, Any]]
+        self, operation: Operation, write: Callable[[Turn], Awaitable[Any]]
     ) -> Any:
         """Record an outcome that no cancellation takes back, such as a message that was taken.
 
@@ -393,7 +398,7 @@ class Execution:
             await self._operations.until_cancelled()
         turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
         operation.state = State.COMMITTING
-        writing = self._loop.create_task(write(turn))
+        writing = asyncio.ensure_future(write(turn))
         await self._outlast(writing)
         answer: list[Any] | int | bytes = 0
         if writing.exception() is None:
@@ -482,7 +487,7 @@ class Execution:
             await self._operations.never()
         return turn
 
-    async def _outlast(self, writing: asyncio.Task[Any]) -> None:
+    async def _outlast(self, writing: asyncio.Future[Any]) -> None:
         """Wait for a write, whatever cancellations come, unless the run is left."""
         while not writing.done():
             try:

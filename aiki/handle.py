@@ -25,6 +25,7 @@ _KINDS = {
     EntryKind.OPEN: "retrying",
     EntryKind.RESULT: "completed",
     EntryKind.FAILURE: "failed",
+    EntryKind.CANCELLED: "cancelled",
     EntryKind.TIMEOUT: "timed out",
     EntryKind.NOTE: "noted",
     EntryKind.ABANDONED: "abandoned",
@@ -76,8 +77,9 @@ class RecordedStep:
     task: str
     key: str
     outcome: str
-    """`completed`, `failed`, `timed out` or `abandoned`; `noted` of what was known at once;
-    `retrying` or `waiting` of what is not over."""
+    """`completed`, `failed`, `cancelled`, `timed out` or `abandoned`; `noted` of what was known at
+    once; of what is not over `retrying`, `waiting`, or `executing` of a first attempt, which is
+    recorded only where a heartbeat or a time-out needs it."""
     attempts: int
     started: datetime
     recorded: datetime
@@ -87,6 +89,8 @@ class RecordedStep:
     result: Any
     """The recorded result as plain JSON."""
     failure: Failure | None
+    heartbeat: Any = None
+    """What an attempt said last by `heartbeat`, until the step is over."""
 
 
 class Handle(Controls, Generic[R_co]):
@@ -271,6 +275,10 @@ def _waits(snapshot: RunSnapshot) -> str:
             return f"sleeps until {until}: {', '.join(names)}"
         case Status.AWAITING_EVENT:
             return f"waits for {', '.join(names)}" + (f", or {until}" if until else "")
+        case Status.AWAITING_CHILD:
+            return f"waits for its children: {', '.join(names)}" + (
+                f", or {until}" if until else ""
+            )
         case _ if not snapshot.waits:
             return f"{snapshot.reason}; the next attempt is due at {until}"
         case _:
@@ -279,9 +287,14 @@ def _waits(snapshot: RunSnapshot) -> str:
 
 def recorded_step(key: str, entry: Entry) -> RecordedStep:
     """Give a journal entry as users see it."""
-    # An open entry without attempts is a wait that is not over
-    failed = entry.kind is EntryKind.FAILURE or (entry.kind is EntryKind.OPEN and entry.attempts)
-    outcome = "waiting" if entry.kind is EntryKind.OPEN and not failed else _KINDS[entry.kind]
+    # An open entry without attempts is a first one that is under way, or a wait that is not over.
+    # What is no task has a slash in its name, which a task cannot have.
+    is_open, is_task = entry.kind is EntryKind.OPEN, "/" not in key
+    failure = entry.failure if is_open else entry.payload
+    failed = entry.kind is EntryKind.FAILURE or (is_open and entry.attempts)
+    outcome = _KINDS[entry.kind]
+    if is_open and not failed:
+        outcome = "executing" if is_task else "waiting"
     begun = entry.written - (entry.spent if entry.kind is not EntryKind.ABANDONED else 0)
     return RecordedStep(
         task=key.rpartition("#")[0].partition(":")[0],
@@ -293,5 +306,6 @@ def recorded_step(key: str, entry: Entry) -> RecordedStep:
         due=moment(entry.due) if entry.due else None,
         worker=entry.worker,
         result=json.loads(entry.payload) if entry.kind is EntryKind.RESULT else None,
-        failure=failure_from_json(entry.payload) if failed else None,
+        failure=failure_from_json(failure) if failed else None,
+        heartbeat=json.loads(entry.details) if is_open and is_task and entry.details else None,
     )

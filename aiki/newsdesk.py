@@ -40,6 +40,7 @@ class NewsDesk:
         self._is_told = False
         self._asking: asyncio.Task[None] | None = None
         self._sleepers: set[asyncio.Future[None]] = set()
+        self._listeners: set[asyncio.Future[None]] = set()
 
     @property
     def seen(self) -> int:
@@ -78,6 +79,13 @@ class NewsDesk:
         future.add_done_callback(self._sleepers.discard)
         return future
 
+    def next(self) -> asyncio.Future[None]:
+        """Give a future that is done when anything has happened; cancel it otherwise."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._listeners.add(future)
+        future.add_done_callback(self._listeners.discard)
+        return future
+
     async def refresh(self) -> None:
         """Wait until everything that has happened by now is known."""
         self.look()
@@ -108,10 +116,9 @@ class NewsDesk:
         mail, woken = self.mail, news.wakes > self._known.wakes
         self._known = news
         mail.arrived(news.mail)
-        if woken:
-            for sleeper in list(self._sleepers):
-                if not sleeper.done():
-                    sleeper.set_result(None)
+        for future in (*self._listeners, *(self._sleepers if woken else ())):
+            if not future.done():
+                future.set_result(None)
         if is_cancel_wanted:
             self._on_cancel()
         elif news.is_pausing:

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from aiki.records import Entry
 from aiki.rounds import Turn
 from aiki.states import Status
+from aiki.step import AroundTask
+from aiki.store.children import Children
 from aiki.store.control import Control
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
@@ -45,6 +47,7 @@ class Host:
     runs: Runs
     control: Control
     mailbox: Mailbox
+    children: Children
     threads: Threads
     label: str
     inline_wait: float
@@ -54,6 +57,8 @@ class Host:
     is_leased: Callable[[], bool]
     interrupt: Callable[[BaseException], None]
     recycle: Callable[[str], None]
+    is_draining: Callable[[], bool]
+    around_task: tuple[AroundTask, ...] = ()
 
 
 class Operation:

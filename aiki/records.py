@@ -16,6 +16,7 @@ class EntryKind(StrEnum):
     OPEN = "o"  # attempts only, or a wait that is not over
     RESULT = "r"
     FAILURE = "f"
+    CANCELLED = "c"  # of a child
     TIMEOUT = "t"
     NOTE = "n"  # known at once when it is asked for again; nothing waits for it
     ABANDONED = "a"
@@ -39,6 +40,16 @@ class Entry:
     spent: int
     worker: str
     payload: bytes
+
+    @property
+    def failure(self) -> bytes:
+        """How the last attempt of an open entry failed; empty before the first has."""
+        return self.payload.partition(b"\n")[0]
+
+    @property
+    def details(self) -> bytes:
+        """What an attempt of an open entry said last by a heartbeat; empty for nothing."""
+        return self.payload.partition(b"\n")[2]
 
     @classmethod
     def parse(cls, raw: bytes) -> Entry:
@@ -83,6 +94,11 @@ def parse_journal(flat: Sequence[bytes]) -> dict[str, Entry]:
 def entry_rest(seq: int, attempts: int, spent: int, worker: str, payload: bytes) -> bytes:
     """Give the part of an open entry that its writer knows; the script puts the rest before."""
     return b"%d %d %d %b\n%b" % (seq, attempts, spent, worker.encode(), payload)
+
+
+def open_payload(failure: bytes, details: bytes) -> bytes:
+    """Give the payload of an open entry. Both are JSON on one line, so a line break parts them."""
+    return failure + b"\n" + details if details else failure
 
 
 def closed_entry(kind: EntryKind, token: str, written: int, rest: bytes) -> bytes:

@@ -6,22 +6,27 @@ import asyncio
 import contextvars
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, ParamSpec, Protocol
+from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from aiki.attempts import Attempts
+from aiki.checkpoint import ON_FAILURE
+from aiki.children import Children, OnError
+from aiki.client import Call
 from aiki.codec import Arguments
 from aiki.compensations import Compensations
+from aiki.context import RunInfo, run_info
+from aiki.current_step import is_in_step
 from aiki.durations import Seconds, seconds
-from aiki.errors import AikiError, DataError, DefinitionError, LimitExceeded
+from aiki.errors import AikiError, DataError, DefinitionError, Failure, LimitExceeded
 from aiki.execution import Execution
 from aiki.names import checked_name
 from aiki.operation import Host, Operation, State
 from aiki.records import ClaimedRun, Entry
 from aiki.steering import Steer
-from aiki.step import StepSpec, is_in_step
+from aiki.step import StepSpec
 from aiki.waits import Waits
 
 P = ParamSpec("P")
@@ -29,7 +34,20 @@ P = ParamSpec("P")
 MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
 
 _logger = logging.getLogger("aiki.run")
+X = TypeVar("X")
+R = TypeVar("R")
+X_contra = TypeVar("X_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
+
+
+class Mappable(Protocol[X_contra, R_co]):
+    """A version of a workflow that takes one argument."""
+
+    def bind(self, item: X_contra, /) -> Call[R_co]:
+        """Give the start with its argument."""
+        ...
 
 
 class Compensating(Protocol[P]):
@@ -45,12 +63,17 @@ class Compensating(Protocol[P]):
 class Run:
     """One execution of a workflow, as its handler sees it."""
 
+    context: Any = None
+    """What the workflow's `context` made for this execution. The type is known to `get` of what
+    `run_context` has returned, which gives the same."""
+
     def __init__(self, claimed: ClaimedRun, host: Host, arguments: Arguments) -> None:
         self.id = claimed.ownership.run_id
         self.attempt = claimed.attempt
         """1 at first; a handler that fails and is tried again finds the next number."""
         self.generation = claimed.generation
         """How often the run has continued as new."""
+        self._claimed = claimed
         self.execution = Execution(claimed, host)
         self._arguments = arguments
         self._compensations = Compensations(self.execution)
@@ -59,6 +82,7 @@ class Run:
         if claimed.generation:
             self._seed += f"~{claimed.generation}"
         self._attempts = Attempts(self.execution)
+        self._children: Children | None = None
         self._owner = claimed.ownership
         self._runs = host.runs
         self._specs: dict[str, StepSpec] = {}
@@ -71,6 +95,11 @@ class Run:
         return _RunLogger(self)
 
     @property
+    def info(self) -> RunInfo:
+        """What is known of the run: its workflow and version, its input, when it was created."""
+        return run_info(self._claimed)
+
+    @property
     def is_replaying(self) -> bool:
         """Whether recorded steps are still to be repeated."""
         return self.execution.is_replaying
@@ -79,6 +108,60 @@ class Run:
     def waits(self) -> Waits:
         """What the run waits for, beside its tasks."""
         return Waits(self.execution)
+
+    @property
+    def children(self) -> Children:
+        """The runs that this run has started."""
+        if self._children is None:
+            self._children = Children(self.execution)
+        return self._children
+
+    @overload
+    async def map(
+        self, child: Mappable[X, R], items: Iterable[X], *, max_parallel: int = ...
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        child: Mappable[X, R],
+        items: Iterable[X],
+        *,
+        max_parallel: int = ...,
+        on_error: Literal["raise"],
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        child: Mappable[X, R],
+        items: Iterable[X],
+        *,
+        max_parallel: int = ...,
+        on_error: Literal["return"],
+    ) -> list[R | AikiError]: ...
+    async def map(
+        self,
+        child: Mappable[X, Any],
+        items: Iterable[X],
+        *,
+        max_parallel: int = 1_000,
+        on_error: OnError = "raise",
+    ) -> list[Any]:
+        """Start a child for each item, so many at a time, and give their results in order.
+
+        For thousands of items: each result stays in its child's record. With `on_error="raise"` the
+        first child that fails or is cancelled has the others cancelled, and raises `RunFailed` or
+        `RunCancelled`; with `"return"` these stand among the results. Raises `LimitExceeded` for
+        more than 10,000 items.
+        """
+        self.check_here("children were mapped")
+        given: object = max_parallel
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise DataError(f"max_parallel is a whole number of at least 1, not {given!r:.100}")
+        how: object = on_error
+        if how not in ("raise", "return"):
+            raise DataError(f'on_error is "raise" or "return", not {how!r:.100}')
+        calls = [child.bind(item) for item in items]
+        return await self.children.map(calls, max_parallel=max_parallel, on_error=on_error)
 
     async def sleep(self, name: str, duration: Seconds) -> bool:
         """Sleep, durably; a run that only sleeps takes no worker meanwhile.
@@ -200,12 +283,28 @@ class Run:
 
         async def active() -> Any:
             _active.set(self)
-            return await handler()
+            try:
+                return await handler()
+            finally:
+                if self._children is not None and not self.execution.is_closed:
+                    await self._children.settle()
 
         self.execution.begin(active)
 
+    def execute_hook(self, spec: StepSpec, failure: Failure) -> Coroutine[Any, Any, Any]:
+        """Execute the step that is told of the run's failure.
+
+        It is the same step however the failure is described: a traceback may be another one when
+        the handler is repeated.
+        """
+        return self.execute_step(spec, (failure,), {}, called=ON_FAILURE)
+
     def execute_step(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        called: bytes | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Give a step's recorded outcome, or execute and record it. `Task.start` is this.
 
@@ -226,7 +325,7 @@ class Run:
                 f"two tasks of this run are named {spec.name!r}: {known.source} and "
                 f"{spec.source}; give one of them another name"
             )
-        return self._attempts.execute(spec, args, kwargs)
+        return self._attempts.execute(spec, args, kwargs, called)
 
     def check_here(self, what: str) -> None:
         """Raise `DefinitionError` unless the caller is this run's handler; `what` it has done."""

@@ -1,13 +1,13 @@
 """What may happen to a run: its statuses and every legal move between them.
 
 Theory. A run is *wanted* (queued), *owned* (running), *waiting* for something in the store
-(scheduled, awaiting_retry, sleeping, awaiting_event), *held* by a person (paused) or until somebody
-repairs it (stalled), or *over* (completed, failed, cancelled). Only four kinds of event move it:
-its owner's own word (claim, release, park, stall, try again, continue, finish), the death of its
-owner (recover), time or a message (wake, a deadline, nobody who serves it for long) and a person
-(cancel, terminate, pause, resume, retry). A run that is over never moves again, unless it has
-failed and a person lets it go on; and an event without a row here is refused by the script that
-would make it.
+(scheduled, awaiting_retry, sleeping, awaiting_event, awaiting_child), *held* by a person (paused)
+or until somebody repairs it (stalled), or *over* (completed, failed, cancelled). Only four kinds of
+event move it: its owner's own word (claim, release, park, stall, try again, continue, finish), the
+death of its owner (recover), time or a message (wake, a deadline, nobody who serves it for long)
+and a person (cancel, terminate, pause, resume, retry). A run that is over never moves again, unless
+it has failed and a person lets it go on; and an event without a row here is refused by the script
+that would make it.
 
 A cancel ends a run at once only where no handler will clean up: it was never claimed, it is
 stalled, or no worker serves its version. Elsewhere it wakes the run or tells its owner, and the
@@ -39,6 +39,7 @@ class Status(StrEnum):
     AWAITING_RETRY = "awaiting_retry"
     SLEEPING = "sleeping"
     AWAITING_EVENT = "awaiting_event"
+    AWAITING_CHILD = "awaiting_child"
     PAUSED = "paused"
     STALLED = "stalled"
     COMPLETED = "completed"
@@ -61,6 +62,7 @@ class Reason(StrEnum):
     PARK = "park"  # behind a step that will be tried again
     PARK_ASLEEP = "park_asleep"
     PARK_FOR_EVENT = "park_for_event"
+    PARK_FOR_CHILD = "park_for_child"
     WAKE = "wake"
     STALL = "stall"
     COMPLETE = "complete"
@@ -87,7 +89,9 @@ class Reason(StrEnum):
 
 FINAL: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
-WAITING: Final = frozenset({Status.AWAITING_RETRY, Status.SLEEPING, Status.AWAITING_EVENT})
+WAITING: Final = frozenset(
+    {Status.AWAITING_RETRY, Status.SLEEPING, Status.AWAITING_EVENT, Status.AWAITING_CHILD}
+)
 
 MOVES: Final = MappingProxyType(
     {
@@ -109,6 +113,7 @@ MOVES: Final = MappingProxyType(
         (Status.RUNNING, Reason.PARK): Status.AWAITING_RETRY,
         (Status.RUNNING, Reason.PARK_ASLEEP): Status.SLEEPING,
         (Status.RUNNING, Reason.PARK_FOR_EVENT): Status.AWAITING_EVENT,
+        (Status.RUNNING, Reason.PARK_FOR_CHILD): Status.AWAITING_CHILD,
         (Status.RUNNING, Reason.STALL): Status.STALLED,
         (Status.RUNNING, Reason.COMPLETE): Status.COMPLETED,
         (Status.RUNNING, Reason.FAIL): Status.FAILED,

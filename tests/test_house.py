@@ -18,6 +18,8 @@ LAYERS = (
     {"codec"},
     {"failures", "retry", "definition", "options"},
     {"records"},
+    {"context"},
+    {"current_step"},
     {
         "journal",
         "checkpoint",
@@ -33,10 +35,11 @@ LAYERS = (
     {"replay", "commits", "handle", "life", "listing"},
     {"execution", "client"},
     {"attempts", "waits", "compensations"},
+    {"children"},
     {"run"},
+    {"middleware"},
     {"task", "workflow", "event", "awakeable"},
-    {"registry"},
-    {"ending"},
+    {"registry", "ending", "handler", "lifespans"},
     {"actor"},
     {"worker"},
     {"cli_settings", "cli_options", "cli_output", "cli", "__init__"},
@@ -185,7 +188,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 580, "aiki/worker.py": 450, "tests/support/calls.py": 900}
+LOOKED_AT = {"aiki/execution.py": 590, "aiki/worker.py": 490, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -143,6 +143,8 @@ class Chaos:
                     owner = self.rng.choice(self.owners[-8:])
                     attempt = NextAttempt(epoch + 2, 1, 3_600_000, "it failed", [], [])
                     await control.retry_later(owner, attempt)
+                case _:
+                    pass
 
     async def time_passes(self) -> None:
         await self.scene.fall_due()

@@ -193,6 +193,7 @@ EVENTS = {
     Reason.PARK: Event(park(Status.AWAITING_RETRY)),
     Reason.PARK_ASLEEP: Event(park(Status.SLEEPING)),
     Reason.PARK_FOR_EVENT: Event(park(Status.AWAITING_EVENT)),
+    Reason.PARK_FOR_CHILD: Event(park(Status.AWAITING_CHILD)),
     Reason.WAKE: Event(wake, has_a_due_timer),
     Reason.STALL: Event(stall),
     Reason.COMPLETE: Event(finish(Status.COMPLETED)),

@@ -110,6 +110,11 @@ class Control:
         word, *rest = await self._ask(_DELETE, run_id, seconds, timeout=timeout)
         if word == b"REFUSED":
             raise refusal(run_id, rest[0], "deleted", "cancel or terminate it first")
+        if word == b"AWAITED":
+            raise InvalidTransition(
+                f"run {run_id} cannot be deleted: its parent, run {rest[0].decode()}, has still to "
+                "take its end"
+            )
 
     # By its owner
 

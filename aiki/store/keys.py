@@ -6,6 +6,7 @@ keeps them on one node, so that a script may touch them together.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 
@@ -18,6 +19,14 @@ def new_run_id(partition: int) -> str:
     number = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
     digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]
     return f"{partition}-{''.join(digits)}"
+
+
+def child_run_id(parent: str, key: str) -> str:
+    """Give the id of a run's child, the same each time; it is in the partition of its parent."""
+    digest = hashlib.blake2b(f"{parent}/{key}".encode(), digest_size=16).digest()
+    number = int.from_bytes(digest, "big")
+    digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]
+    return f"{partition_of(parent) or 0}-{''.join(digits)}"
 
 
 def new_token() -> str:

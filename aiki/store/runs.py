@@ -19,10 +19,11 @@ from aiki.records import (
     parse_journal,
     parse_mailbox,
 )
-from aiki.states import WAITING, Status
+from aiki.states import Status
 from aiki.store.answers import found
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
+from aiki.store.snapshots import PAYLOADS, TEXTS, snapshot
 
 CANCEL_WANTED = 1  # bit of a commit's reply; the other bits count what is news
 
@@ -30,6 +31,7 @@ _START = SCRIPTS["start_runs"].sha
 _CLAIM = SCRIPTS["claim_runs"].sha
 _STEP = SCRIPTS["commit_step"].sha
 _ATTEMPT = SCRIPTS["commit_attempt"].sha
+_BEAT = SCRIPTS["heartbeat_step"].sha
 _ABANDON = SCRIPTS["abandon_step"].sha
 _OPEN_WAIT = SCRIPTS["open_wait"].sha
 _END_WAIT = SCRIPTS["end_wait"].sha
@@ -42,13 +44,6 @@ _RELEASE = SCRIPTS["release_run"].sha
 _DETAILS = SCRIPTS["set_details"].sha
 _CANCEL = SCRIPTS["request_cancel"].sha
 _WATCH = SCRIPTS["watch_run"].sha
-# As `_snapshot` reads them
-_TEXTS = (
-    "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
-    "waits", "cancel", "reason", "deaths", "quarantine", "start_by", "finish_by", "tags", "memo",
-    "details", "attempt", "generation", "forked_from", "cancel_at",
-)  # fmt: skip
-_PAYLOADS = ("input", "result", "failure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +173,8 @@ class Runs:
 
     async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
         """Record how a step ended; flags, or the script's word why not."""
-        reply: int | bytes = await self._send(
-            ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
-        )
+        command = ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
+        reply: int | bytes = await self._send(command)
         return reply
 
     async def commit_attempt(
@@ -190,6 +184,12 @@ class Runs:
         reply: int | bytes = await self._send((
             "EVALSHA", _ATTEMPT, "1", self._base, owner.run_id, owner.token, key, delay_ms, rest,
         ))  # fmt: skip
+        return reply
+
+    async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
+        """Record that an attempt is under way and what it said; flags, or the word why not."""
+        command = ("EVALSHA", _BEAT, "1", self._base, owner.run_id, owner.token, key, rest)
+        reply: int | bytes = await self._send(command)
         return reply
 
     async def abandon_step(
@@ -332,68 +332,23 @@ class Runs:
         Raises:
             NotFound: there is no such run.
         """
-        command = ("HMGET", f"{self._base}run:{run_id}", *_TEXTS, *_PAYLOADS)
+        command = ("HMGET", f"{self._base}run:{run_id}", *TEXTS, *PAYLOADS)
         reply = await self._link.send_within(command, timeout)
         if reply[0] is None:
             found(run_id, b"NONE")
-        return _snapshot(run_id, reply)
+        return snapshot(run_id, reply)
 
     async def snapshots(self, run_ids: Sequence[str], *, timeout: float) -> list[RunSnapshot]:
         """Read several records without their payloads; runs removed meanwhile are left out."""
         futures = [
-            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *_TEXTS), timeout)
+            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *TEXTS), timeout)
             for run_id in run_ids
         ]
         replies = await asyncio.gather(*futures)
         pairs = zip(run_ids, replies, strict=True)
-        return [_snapshot(run_id, reply) for run_id, reply in pairs if reply[0] is not None]
+        return [snapshot(run_id, reply) for run_id, reply in pairs if reply[0] is not None]
 
     async def journal(self, run_id: str, *, timeout: float) -> dict[str, Entry]:
         """Read what is recorded of a run's steps, by `address#n`."""
         command = ("HGETALL", f"{self._base}run:{run_id}:journal")
         return parse_journal(await self._link.send_within(command, timeout))
-
-
-def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
-    # A damaged record is shown as far as it can be read: it must not hide the others in a list.
-    text = [None if value is None else value.decode(errors="replace") for value in reply[:23]]
-    workflow, version, pool, status, created, since, epoch, owner = text[:8]
-    wake, waits, cancel, reason, deaths, quarantine = text[8:14]
-    start_by, finish_by, tags, memo, details, attempt, generation, forked_from = text[14:22]
-    payload, result, failure = reply[23:] or (b"", None, None)
-    return RunSnapshot(
-        run_id,
-        workflow or "",
-        version or "",
-        pool or "",
-        Status(status or ""),
-        _number(created),
-        _number(since),
-        _number(epoch),
-        owner or "",
-        _number(wake) if wake and status in _WITH_WAKE else None,
-        waits.split("\n") if waits and status in WAITING else [],
-        cancel,
-        reason or "",
-        _number(deaths),
-        quarantine == "1",
-        payload,
-        result,
-        failure,
-        _number(start_by) or None,
-        _number(finish_by) or None,
-        tuple(tags.split("\n")) if tags else (),
-        (memo or "{}").encode(),
-        details or "",
-        _number(attempt) or 1,
-        _number(generation),
-        forked_from or "",
-        text[22] or "",
-    )
-
-
-_WITH_WAKE = WAITING | {Status.SCHEDULED}
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0

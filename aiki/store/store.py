@@ -7,6 +7,7 @@ import secrets
 from aiki.errors import StoreRefused
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
+from aiki.store.children import Children
 from aiki.store.connection import Address
 from aiki.store.control import Control
 from aiki.store.inbox import Inbox
@@ -55,6 +56,7 @@ class Store:
         self.runs = Runs(self.link, base, self.store_id)
         self.control = Control(self.link, base, self.store_id)
         self.workers = Workers(self.link, base, self.store_id)
+        self.children = Children(self.link, base)
         self.mailbox = Mailbox(self.link, base)
         self.timers = Timers(self.link, base)
         self.catalog = Catalog(self.link, base)

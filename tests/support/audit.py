@@ -10,13 +10,13 @@ from tests.support.store import Dump, Scene
 
 # Every key that may be there, and which run it belongs to where it belongs to one.
 KEYS = (
-    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen)?",
+    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:children|:map:.+)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
     rf"index:(active|{'|'.join(Status)})/[^/:]+",
     r"tag:.+",
     r"worker:[^:]+(:runs|:streams|:notices)?",
-    r"meta|streams|timers|workers|supervisors|quarantine|pulse|sweep|unserved",
+    r"meta|streams|timers|workers|supervisors|quarantine|pulse|sweep|unserved|cascades",
 )
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 

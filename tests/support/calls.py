@@ -8,6 +8,7 @@ from typing import Any
 
 from aiki.records import EntryKind, Ownership, ReadyEntry, entry_rest
 from aiki.states import Status
+from aiki.store.children import NewChild
 from tests.support.store import (
     ALONE,
     POOL,
@@ -195,6 +196,27 @@ async def attempt(scene: Scene) -> list[Argument]:
     return [RUN, owner.token, "step#0", "60000", entry_rest(2, 2, 5, "a label", b"it failed")]
 
 
+@call("heartbeat_step", 0)
+async def heartbeat(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "step#0", entry_rest(2, 0, 5, "a label", b"\n40")]
+
+
+@call("heartbeat_step", 1)
+async def heartbeat_of_a_later_attempt(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    await scene.attempt(owner, "step#0", number=1)
+    return [RUN, owner.token, "step#0", entry_rest(2, 1, 70, "a label", b"it failed\n40")]
+
+
+@call("heartbeat_step", 0)
+async def heartbeat_that_comes_too_late(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0")
+    return [RUN, owner.token, "step#0", entry_rest(2, 0, 5, "a label", b"\n40")]
+
+
 @call("abandon_step", 0)
 async def abandon(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
@@ -305,6 +327,71 @@ async def waking_up_of_a_parked_run(scene: Scene) -> list[Argument]:
     await scene.store.runs.open_wait(owner, "sleep/x#0", _NO_PAYLOAD, lasts_ms=60000)
     await scene.park(owner, "sleep/x#0", status=Status.SLEEPING)
     return [RUN, "request", "60000"]
+
+
+_CHILD = [WORKFLOW, VERSION, POOL]
+
+
+async def _parent(scene: Scene, *, policy: str = "cancel") -> Ownership:
+    """Give a run that has a child, which another worker owns."""
+    owner = await _owned(scene)
+    new = NewChild(WORKFLOW, VERSION, POOL, "", policy)
+    entry = entry_of(owner, EntryKind.RESULT, b'"0-child"')
+    await scene.store.children.start_child(owner, "child/x#0", entry, "0-child", new, b"{}")
+    return owner
+
+
+@call("start_child", 0)
+async def start_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    entry = entry_of(owner, EntryKind.RESULT, b'"0-child"')
+    return [RUN, owner.token, "child/x#0", entry, "0-child", "cancel", *_CHILD, b"{}", ""]
+
+
+@call("start_children", 0)
+async def start_of_children(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    some: list[Argument] = ["0", "0-first", b"{}", "1", "0-second", b"{}"]
+    return [RUN, owner.token, "map/x#0", _NO_PAYLOAD, "1", "2", "cancel", *_CHILD, "", *some]
+
+
+@call("consume_end", [2, b"completed", b"the outcome"])
+async def taking_of_a_childs_end(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.finish((await scene.take(await scene.register(name=HEIR))).ownership)
+    return [RUN, owner.token, "end/0-child#0", "1", _NO_PAYLOAD, "0-child", "1", "1000"]
+
+
+@call("consume_end", [b"WAIT"])
+async def taking_of_an_end_that_is_to_come(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    return [RUN, owner.token, "end/0-child#0", "1", _NO_PAYLOAD, "0-child", "", "1000"]
+
+
+@call("finish_run", b"OK")
+async def finish_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.park(owner, status=Status.AWAITING_CHILD)
+    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    return ["0-child", child.token, HEIR, "completed", b"1"]
+
+
+@call("finish_run", b"OK")
+async def finish_of_a_mapped_child(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.children.start_children(
+        owner, "map/x#0", _NO_PAYLOAD, NewChild(WORKFLOW, VERSION, POOL, "", "cancel"),
+        [(0, "0-child", b"{}")], strict=True, wake_at=1,
+    )  # fmt: skip
+    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    return ["0-child", child.token, HEIR, "failed", b"{}"]
+
+
+@call("cascade", 1, 0)
+async def cascade(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.finish(owner)
+    return ["100"]
 
 
 @call("finish_run", b"OK")

@@ -42,6 +42,10 @@ class MortalRuns(Runs):
         commit = super().commit_attempt
         return await self.write(owner, lambda: commit(owner, key, delay_ms, rest))
 
+    async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
+        beat = super().heartbeat_step
+        return await self.write(owner, lambda: beat(owner, key, rest))
+
     async def abandon_step(
         self, owner: Ownership, key: str, entry: bytes, *, deliver_cancel: bool = False
     ) -> int | bytes:

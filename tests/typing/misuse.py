@@ -2,6 +2,7 @@
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
+import aiki
 from aiki import Client, Registry, Run, WorkflowVersion, task, workflow
 
 
@@ -85,3 +86,15 @@ async def without_parameters() -> None: ...
 
 
 orders.v("1.0.4", exec=check)  # type: ignore[arg-type]
+
+
+async def returns() -> int:
+    return 1
+
+
+def hooks_have_types() -> None:
+    aiki.lifespan(returns)  # type: ignore[arg-type]
+    workflow("orders", lifespan=check)  # type: ignore[arg-type]
+    workflow("orders", context=returns)  # type: ignore[arg-type]
+    workflow("orders", middleware=check)  # type: ignore[arg-type]
+    orders.v("1.0.5", on_failure=check)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """What the type checkers must accept, and the types that they must find."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
@@ -142,3 +143,71 @@ async def starts(client: Client, run: Run, order: Order) -> None:
     assert_type([run async for run in client.runs(tag="red")], list[RunDescription])
     assert_type(await client.count_runs(), dict[str, dict[Status, int]])
     await run.set_details("half done")
+
+
+@aiki.lifespan
+async def database() -> AsyncIterator[Order]:
+    yield Order("a", 1.0)
+
+
+@aiki.lifespan
+@asynccontextmanager
+async def managed() -> AsyncGenerator[int]:
+    yield 1
+
+
+@aiki.run_context
+async def tenant(info: aiki.RunInfo) -> str:
+    return info.id
+
+
+@aiki.run_context
+def plain_tenant(info: aiki.RunInfo) -> Order:
+    return Order(info.id, database.get().total)
+
+
+@aiki.run_context
+async def entered_tenant(info: aiki.RunInfo) -> AsyncIterator[int]:
+    yield info.claims
+
+
+class Tracing(aiki.Middleware):
+    async def task(
+        self, _step: aiki.CurrentStep, call_next: Callable[[], Awaitable[Any]], /
+    ) -> Any:
+        return await call_next()
+
+    async def run(self, _run: Run, call_next: Callable[[], Awaitable[Any]], /) -> Any:
+        return await call_next()
+
+
+@task(schedule_to_close=timedelta(hours=1), heartbeat_timeout=30)
+def told(failure: aiki.Failure) -> None:
+    step = aiki.current_step()
+    step.heartbeat({"row": 1})
+    step.heartbeat()
+    print(step.heartbeat_details, step.is_cancelled, step.is_draining, failure.message)
+
+
+hooked = workflow("hooked", lifespan=[database, managed], context=tenant, middleware=Tracing())
+
+
+@hooked.v("1.0.0", on_failure=told)
+async def hooked_v1(_run: Run) -> int:
+    assert_type(database.get(), Order)
+    assert_type(managed.get(), int)
+    assert_type(tenant.get(), str)
+    assert_type(plain_tenant.get(), Order)
+    assert_type(entered_tenant.get(), int)
+    with database.using(Order("b", 2.0)) as order:
+        assert_type(order, Order)
+    return 1
+
+
+def hooks(client: Client) -> None:
+    assert_type(hooked_v1, WorkflowVersion[[], int])
+    assert_type(
+        hooked.v("2.0.0", exec=handle, on_failure=told), WorkflowVersion[[str], list[Order]]
+    )
+    aiki.worker(client, lifespan=database, middleware=[Tracing()])
+    aiki.client(middleware=Tracing())

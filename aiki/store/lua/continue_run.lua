@@ -9,7 +9,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'token', 'generation')
+local f = redis.call('HMGET', run, 'token', 'generation', 'maps')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
@@ -17,7 +17,10 @@ local r = queue_fields(run)
 r[4] = ms(r[4] + 1)
 enqueue(id, run, r, 'running', ms(now()), 'input', ARGV[4],
   'generation', ms((tonumber(f[2]) or 0) + 1))
-redis.call('HDEL', run, 'attempt', 'begun', 'progress', 'waits', 'wake', 'reason')
+redis.call('HDEL', run, 'attempt', 'begun', 'progress', 'waits', 'wake', 'reason', 'maps')
 redis.call('UNLINK', run .. ':journal')
+for map in string.gmatch(f[3] or '', '[^\n]+') do
+  redis.call('UNLINK', run .. ':map:' .. map)
+end
 redis.pcall('SREM', p .. 'worker:' .. ARGV[3] .. ':runs', id)
 return 'OK'

@@ -4,12 +4,13 @@
 -- that is sent again late does not start it anew.
 -- KEYS  the key prefix
 -- ARGV  run id, seconds for which that is remembered
--- Reply {'OK'}, also where it was deleted before; {'NONE'}; {'REFUSED', status} where it is not over
+-- Reply {'OK'}, also where it was deleted before; {'NONE'}; {'REFUSED', status} where it is not over;
+--       {'AWAITED', run id} where its parent has still to take its end
 -- From  completed, failed, cancelled
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'workflow')
+local f = redis.call('HMGET', run, 'status', 'workflow', 'held', 'parent')
 local status = f[1]
 if not status then
   return { 'NONE' }
@@ -17,6 +18,8 @@ elseif status == 'deleted' then
   return { 'OK' }
 elseif status ~= 'completed' and status ~= 'failed' and status ~= 'cancelled' then
   return { 'REFUSED', status }
+elseif is_awaited(f[3], f[4]) then
+  return { 'AWAITED', f[4] }
 end
 remove(id, run)
 redis.call('HSET', run, 'status', 'deleted')

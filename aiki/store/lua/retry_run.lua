@@ -29,4 +29,5 @@ redis.call('HDEL', run, 'failure', 'cancel', 'cancel_at', 'pause', 'attempt', 'b
   'deaths', 'progress')
 checkpoint(run, 4, tonumber(ARGV[3]))
 redis.pcall('ZREM', p .. 'timers', id .. '!finish')
+redis.pcall('SREM', p .. 'cascades', id) -- or new children would be asked to end
 return { 'OK', 'queued' }

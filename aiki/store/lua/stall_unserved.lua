@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, served, index, finish
+-- uses: clock, waits, ready, served, index, enqueue, stir, mail, family, finish
 -- Hold runs that wait for a worker where nobody has served their version and pool for long. Where
 -- a cancel is wanted, the run ends here instead.
 -- `unserved` tells of each ready stream that offers runs and has no reader since when that is so,
@@ -35,10 +35,10 @@ local function hold(stream, entry)
   local id = entry[2][2]
   local run = p .. 'run:' .. id
   local f = redis.call('HMGET', run, 'status', 'epoch', 'workflow', 'version', 'pool', 'cancel',
-    'cancel_at', 'watchers')
+    'cancel_at', 'watchers', 'kin')
   if f[1] == 'queued' and f[2] == entry[2][4] then
     if f[6] and not f[7] then
-      finish(id, run, f[3], f[8], 'queued', 'cancelled', 'failure', f[6], '', ms(at))
+      finish(id, run, f[3], f[8], 'queued', 'cancelled', 'failure', f[6], '', ms(at), f[9])
     else
       redis.call('HSET', run, 'status', 'stalled', 'since', ms(at), 'reason', 'For ' .. ARGV[4]
         .. ' no worker of pool ' .. f[5] .. ' has served ' .. f[3] .. ' ' .. f[4] .. '.')

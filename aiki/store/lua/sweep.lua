@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue
+-- uses: clock, waits, ready, index, enqueue, stir, mail
 -- Look slowly through the store for what should not be, and mend it from the run records:
 -- a run that nothing will ever move, an index or timer entry that its record does not bear out,
 -- an index that is none.
@@ -27,7 +27,7 @@ end
 local function check_run(id, run)
   local r = queue_fields(run)
   local f = redis.call('HMGET', run, 'status', 'owner', 'entry', 'wake', 'since', 'tags', 'created',
-    'start_by', 'finish_by', 'cancel')
+    'start_by', 'finish_by', 'cancel', 'waits')
   local status = f[1]
   if not status or not r[1] then
     return
@@ -71,6 +71,14 @@ local function check_run(id, run)
     if f[4] ~= '' and not redis.call('ZSCORE', p .. 'timers', id) then
       redis.call('ZADD', p .. 'timers', f[4] or ms(at), id)
       mend(id, 'was waiting without a timer')
+    end
+    for child in string.gmatch(status == 'awaiting_child' and f[11] or '', 'end/([^#\n]+)#') do
+      local to = redis.call('HGET', p .. 'run:' .. child, 'status')
+      if not to or to == 'completed' or to == 'failed' or to == 'cancelled' then
+        put_mail(id, run, f, 'end/' .. child .. '\n' .. (to or 'gone'), ms(at))
+        mend(id, 'was not told of the end of its child ' .. child)
+        break
+      end
     end
   end
 end

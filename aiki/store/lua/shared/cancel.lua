@@ -3,7 +3,8 @@
 -- serves any more. Gives the status that the run has now, nil where there is none.
 local function cancel(id, reason, at)
   local run = p .. 'run:' .. id
-  local f = redis.call('HMGET', run, 'status', 'cancel', 'owner', 'watchers', 'entry', 'cancel_at')
+  local f = redis.call('HMGET', run, 'status', 'cancel', 'owner', 'watchers', 'entry', 'cancel_at',
+    'kin')
   local status, asked = f[1], f[2]
   if not status or status == 'deleted' then
     return nil
@@ -14,7 +15,7 @@ local function cancel(id, reason, at)
   local stream = stream_of(r)
   if status == 'stalled' or (status ~= 'running' and (r[4] == '0' or not is_served(stream))) then
     redis.call('HSETNX', run, 'cancel', reason)
-    finish(id, run, r[1], f[4], status, 'cancelled', 'failure', asked or reason, '', at)
+    finish(id, run, r[1], f[4], status, 'cancelled', 'failure', asked or reason, '', at, f[7])
     redis.pcall('ZREM', p .. 'quarantine', id)
     redis.pcall('ZREM', p .. 'timers', id, id .. '!start', id .. '!finish')
     if f[5] then

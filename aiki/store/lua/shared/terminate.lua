@@ -3,7 +3,7 @@
 -- status that the run has now, nil where there is none. What can fail comes before the first write.
 local function terminate(id, reason, at)
   local run = p .. 'run:' .. id
-  local f = redis.call('HMGET', run, 'status', 'owner', 'watchers', 'entry')
+  local f = redis.call('HMGET', run, 'status', 'owner', 'watchers', 'entry', 'kin')
   local status = f[1]
   if not status or status == 'deleted' then
     return nil
@@ -12,7 +12,7 @@ local function terminate(id, reason, at)
   end
   local r = queue_fields(run)
   local stream = p .. stream_of(r)
-  finish(id, run, r[1], f[3], status, 'cancelled', 'failure', reason, '', at)
+  finish(id, run, r[1], f[3], status, 'cancelled', 'failure', reason, '', at, f[5])
   if status == 'running' and f[2] then
     redis.pcall('SREM', p .. 'worker:' .. f[2] .. ':runs', id)
     redis.pcall('SADD', p .. 'worker:' .. f[2] .. ':notices', id)
