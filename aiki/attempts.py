@@ -118,7 +118,7 @@ class Attempts:
         about = CurrentStep(
             run_id,
             attempt,
-            f"{run_id}/{operation.key}",
+            f"{self._execution.scope}/{operation.key}",
             spec.name,
             loop=self._loop,
             begun=begun,

@@ -33,11 +33,13 @@ class Awakeable(Generic[T]):
         self._run = run
         run.check_here(f"awakeable {name!r} was made")
         key, secret = run.note(f"awakeable/{name}", lambda: new_token().encode())
-        self._topic = key
+        scope = run.execution.scope
+        self._topic = _topic(scope, key)
+        self._name = key
         self._is_awaited = False
         self._data: tuple[Any] | None = None
         self._rejected: str | None = None
-        text = f"{run.id}\n{key}\n{secret.decode()}"
+        text = f"{scope}\n{key}\n{secret.decode()}"
         self.token = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
         """What to hand over: safe in a URL, and whoever has it may decide."""
 
@@ -57,7 +59,7 @@ class Awakeable(Generic[T]):
         limit = None if timeout is None else seconds(timeout, what="timeout")
         if self._is_awaited:
             raise DefinitionError(
-                f"{self._topic} is waited for already; wait for it once, and share what that gives"
+                f"{self._name} is waited for already; wait for it once, and share what that gives"
             )
         if self._rejected is not None:
             raise Rejected(self._rejected)
@@ -65,9 +67,7 @@ class Awakeable(Generic[T]):
             return self._data[0]
         self._is_awaited = True
         try:
-            found = await self._run.waits.message(
-                f"promise/{self._topic}", limit, self._read, judge=_judged
-            )
+            found = await self._run.waits.message(self._topic, limit, self._read, judge=_judged)
         except Rejected as rejected:
             self._rejected = str(rejected)
             raise
@@ -134,9 +134,16 @@ async def _decide(client: Client, token: str, message: bytes) -> None:
     try:
         padded = token + "=" * (-len(token) % 4)
         text = base64.b64decode(padded.encode("ascii"), b"-_", validate=True).decode()
-        run_id, key, secret = text.split("\n")
+        scope, key, secret = text.split("\n")
     except (ValueError, binascii.Error):
         raise DataError(f"this is not the token of an awakeable: {token!r:.80}") from None
+    run_id = scope.partition("~")[0]
     if not run_id or not key.startswith("awakeable/"):  # no other entry is anybody's to resolve
         raise NotFound("no run waits for this token")
-    await client.handle(run_id).post(f"promise/{key}", message, key=key, secret=(key, secret))
+    await client.handle(run_id).post(_topic(scope, key), message, key=key, secret=(key, secret))
+
+
+def _topic(scope: str, key: str) -> str:
+    """Name what the decision comes under: a later generation of a run has the same keys."""
+    generation = scope.partition("~")[2]
+    return f"promise/{key}" + (f"~{generation}" if generation else "")

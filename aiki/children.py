@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -176,7 +177,7 @@ class Children:
 
         async def perform(operation: Operation) -> str:
             await run.may_start(operation)
-            child_id = child_run_id(run.owner.run_id, operation.key)
+            child_id = child_run_id(run.owner.run_id, scoped(run, operation.key))
             new, begun = _new(call), asyncio.get_running_loop().time()
 
             def start(turn: Turn) -> Awaitable[int | bytes]:
@@ -236,16 +237,21 @@ class _Mapping:
         self._calls = calls
         self._parallel = max_parallel
         self._strict = strict
+        self._origin = execution.scope
         self.key = ""
 
     def child_id(self, key: str, number: int) -> str:
-        return child_run_id(self._execution.owner.run_id, f"{key}/{number}")
+        origin, _, generation = self._origin.partition("~")
+        return child_run_id(
+            origin, f"{key}~{generation}/{number}" if generation else f"{key}/{number}"
+        )
 
     async def recorded(self, name: str) -> list[tuple[Status, bytes]] | None:
         """Read the outcomes of a map that is recorded as done; None where it is not."""
         self.key, entry = self._execution.peek(name)
         if entry is None or entry.kind is not EntryKind.RESULT:
             return None
+        self._origin = str(json.loads(entry.payload)["of"])  # a fork has the record of another run
         return await self._outcomes()
 
     async def perform(self, operation: Operation) -> list[tuple[Status, bytes]]:
@@ -256,7 +262,7 @@ class _Mapping:
         told = run.news.next()
         try:
             while True:
-                states = await self._store.read_map(run.owner.run_id, operation.key)
+                states = await self._store.read_map(run.owner.run_id, scoped(run, operation.key))
                 failed = next((n for n, word in states.items() if word in ("fa", "ca")), None)
                 if self._strict and failed is not None:
                     await self._fail(operation, failed, states, begun)
@@ -272,7 +278,8 @@ class _Mapping:
         if outcomes is None:
             run.steering.stall(f"Children of {operation.key} are recorded as ended and are gone.")
             await run.never()
-        done = run.commits.step(EntryKind.RESULT, operation, 1, begun, b"%d" % len(self._calls))
+        payload = json.dumps({"children": len(self._calls), "of": self._origin}).encode()
+        done = run.commits.step(EntryKind.RESULT, operation, 1, begun, payload)
         await run.record(operation, done)
         return outcomes
 
@@ -322,6 +329,11 @@ class _Mapping:
         found = await self._store.outcomes(ids)
         outcomes = [outcome for outcome in found if outcome is not None]
         return outcomes if len(outcomes) == len(ids) else None
+
+
+def scoped(run: Execution, key: str) -> str:
+    """Give a key that no other generation of the run has."""
+    return key + run.scope.removeprefix(run.owner.run_id)
 
 
 def _new(call: Call[Any]) -> NewChild:

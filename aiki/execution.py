@@ -50,6 +50,7 @@ class Execution:
 
     def __init__(self, claimed: ClaimedRun, host: Host) -> None:
         self.owner = claimed.ownership
+        self.scope = claimed.scope
         self.host = host
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -163,10 +164,16 @@ class Execution:
                 self.owner,
                 self.host.runs,
                 on_cancel=self.cancel_requested,
+                on_pause=self.suspend,
                 on_fenced=lambda: self.steering.ask(Steer.FENCED),
                 on_damage=self.steering.stall,
             )
         return self._news
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the handler has met a cancel, in this life or before."""
+        return self.cancel_delivered or self._cancel_at is not None
 
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller is on the loop that executes the run."""
@@ -258,6 +265,14 @@ class Execution:
                 f"What is recorded of {operation.key} no longer fits the code: {error}"
             )
             await self._operations.never()
+
+    async def end_branches(self) -> None:
+        """Cancel what the handler has left under way beside itself, and wait for its end."""
+        while tasks := {each.task for each in self._operations} - {self._handler}:
+            for task in tasks:
+                if not task.cancelling():  # one that cleans up already is let do so
+                    task.cancel()
+            await asyncio.wait(tasks)
 
     async def until_cancelled(self) -> NoReturn:
         """Let an operation wait for the cancellation that is on its way."""

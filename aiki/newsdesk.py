@@ -25,12 +25,14 @@ class NewsDesk:
         runs: Runs,
         *,
         on_cancel: Callable[[], None],
+        on_pause: Callable[[], None],
         on_fenced: Callable[[], None],
         on_damage: Callable[[str], None],
     ) -> None:
         self._owner = owner
         self._runs = runs
         self._on_cancel = on_cancel
+        self._on_pause = on_pause
         self._on_fenced = on_fenced
         self._on_damage = on_damage
         self._known = known
@@ -119,3 +121,5 @@ class NewsDesk:
                 future.set_result(None)
         if is_cancel_wanted:
             self._on_cancel()
+        elif news.is_pausing:
+            self._on_pause()

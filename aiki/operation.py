@@ -13,6 +13,7 @@ from aiki.rounds import Turn
 from aiki.states import Status
 from aiki.step import AroundTask
 from aiki.store.children import Children
+from aiki.store.control import Control
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.threads import Threads
@@ -44,6 +45,7 @@ class Host:
     """What a worker lends to the runs it hosts."""
 
     runs: Runs
+    control: Control
     mailbox: Mailbox
     children: Children
     threads: Threads

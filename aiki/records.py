@@ -27,7 +27,8 @@ class Entry:
     """One recorded step. Times are the server's, in milliseconds.
 
     `spent` is the time from the start of the first attempt to `written`; for an abandoned step
-    it is how long its actor had been running the run.
+    it is how long its actor had been running the run. A `seq` of 0 is that of a result which was
+    kept when the run failed: it is given when it is asked for, and waited for by nobody.
     """
 
     kind: EntryKind
@@ -116,6 +117,21 @@ class Ownership:
 
 
 @dataclass(frozen=True, slots=True)
+class NextAttempt:
+    """The next attempt of a handler that failed: which, when, why, and without which entries.
+
+    `begun` is when the first one began, in milliseconds of the server's clock.
+    """
+
+    number: int
+    begun: int
+    delay_ms: int
+    reason: str
+    dropped: Sequence[str]
+    loosened: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message in a run's mailbox. Topics say who may take it, such as `event/paid`."""
 
@@ -152,12 +168,13 @@ class News:
     """What has happened to a run from outside, up to the `count`th time.
 
     `wakes` is how often its sleeps were ended early, and `mail` what came into its mailbox and is
-    not taken; of a later telling, what came since.
+    not taken; of a later telling, what came since. `is_pausing` says that it is to be paused.
     """
 
     count: int = 0
     wakes: int = 0
     mail: Sequence[Message] = ()
+    is_pausing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +191,19 @@ class ClaimedRun:
     cancel_at: str | None
     news: News
     journal: dict[str, Entry]
+    generation: int = 0
+    """How often it has begun anew, with a fresh journal."""
+    attempt: int = 1
+    begun: int = 0
+    """When the first attempt of this generation began, if there was one before this."""
+    seed: str = ""
+    """What it draws its random numbers from, if that is not its id: the run it was forked from."""
+
+    @property
+    def scope(self) -> str:
+        """What the names of its effects begin with: no generation has those of another."""
+        run_id = self.ownership.run_id
+        return f"{run_id}~{self.generation}" if self.generation else run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +254,10 @@ class RunSnapshot:
     tags: tuple[str, ...]
     memo: bytes
     details: str
+    attempt: int = 1
+    generation: int = 0
+    forked_from: str = ""
+    cancel_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)

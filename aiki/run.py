@@ -8,22 +8,28 @@ import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from aiki.attempts import Attempts
+from aiki.checkpoint import ON_FAILURE
 from aiki.children import Children, OnError
 from aiki.client import Call
+from aiki.codec import Arguments
+from aiki.compensations import Compensations
 from aiki.context import RunInfo, run_info
 from aiki.current_step import is_in_step
 from aiki.durations import Seconds, seconds
 from aiki.errors import AikiError, DataError, DefinitionError, Failure, LimitExceeded
 from aiki.execution import Execution
 from aiki.names import checked_name
-from aiki.operation import Host
-from aiki.records import ClaimedRun
+from aiki.operation import Host, Operation, State
+from aiki.records import ClaimedRun, Entry
+from aiki.steering import Steer
 from aiki.step import StepSpec
 from aiki.waits import Waits
+
+P = ParamSpec("P")
 
 MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
 
@@ -45,6 +51,16 @@ class Mappable(Protocol[X_contra, R_co]):
         ...
 
 
+class Compensating(Protocol[P]):
+    """A task, as far as `Run.compensate` knows it."""
+
+    def prepare(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, object]]]:
+        """Check the arguments of a start; give the task's name and the start itself."""
+        ...
+
+
 class Run:
     """One execution of a workflow, as its handler sees it."""
 
@@ -52,10 +68,20 @@ class Run:
     """What the workflow's `context` made for this execution. The type is known to `get` of what
     `run_context` has returned, which gives the same."""
 
-    def __init__(self, claimed: ClaimedRun, host: Host) -> None:
+    def __init__(self, claimed: ClaimedRun, host: Host, arguments: Arguments) -> None:
         self.id = claimed.ownership.run_id
+        self.attempt = claimed.attempt
+        """1 at first; a handler that fails and is tried again finds the next number."""
+        self.generation = claimed.generation
+        """How often the run has continued as new."""
         self._claimed = claimed
         self.execution = Execution(claimed, host)
+        self._arguments = arguments
+        self._compensations = Compensations(self.execution)
+        # The same for a fork, which repeats what was drawn, and another for each generation
+        self._seed = claimed.seed or claimed.ownership.run_id
+        if claimed.generation:
+            self._seed += f"~{claimed.generation}"
         self._attempts = Attempts(self.execution)
         self._children: Children | None = None
         self._owner = claimed.ownership
@@ -185,6 +211,43 @@ class Run:
             known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
         return known
 
+    def compensate(self, task: Compensating[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Register what undoes the step that comes next, before that step.
+
+        Where the handler fails for good or is cancelled, what is registered by then is executed,
+        the last first, each as a step with its own retries; then the run ends. One that fails is
+        logged, and the others are still executed. Raises `DataError` for arguments that their
+        annotations do not describe.
+        """
+        self.check_here("a compensation was registered")
+        name, undo = task.prepare(self, *args, **kwargs)
+        self._compensations.register(name, undo)
+
+    async def undo(self, error: BaseException | None) -> None:
+        """Execute the compensations: the handler has failed with this, or was cancelled."""
+        await self._compensations.execute(error, self.logger)
+
+    async def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Begin the run anew with this input and a fresh journal; it never returns.
+
+        The run keeps its id, the messages that it has not taken, and a cancel that it has not
+        met. Its steps have keys of their own again. What is still under way is given up. Raises
+        `DataError` for an input that the handler's annotations do not describe.
+        """
+        self.check_here("run.continue_as_new() was called")
+        payload, _, _ = self._arguments.encode(args, kwargs)
+        if self.execution.is_cancelled:
+            raise asyncio.CancelledError("a run that was cancelled does not begin anew")
+
+        async def perform(operation: Operation) -> NoReturn:
+            await self.execution.may_start(operation)
+            operation.state = State.COMMITTING
+            self.execution.steering.ask(Steer.CONTINUE, payload)
+            await self.execution.never()
+
+        await self.execution.operate("continue", perform, _never_recorded)
+        raise AssertionError("what never returns has returned")
+
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now."""
         return self.execution.note(address, make)
@@ -235,7 +298,7 @@ class Run:
         It is the same step however the failure is described: a traceback may be another one when
         the handler is repeated.
         """
-        return self.execute_step(spec, (failure,), {}, called=b"on_failure")
+        return self.execute_step(spec, (failure,), {}, called=ON_FAILURE)
 
     def execute_step(
         self,
@@ -280,8 +343,12 @@ class Run:
     def _draw(self, size: int) -> bytes:
         self.check_here("something random was asked for")
         self._draws += 1
-        seed = f"{self.id}/{self._draws}".encode()
+        seed = f"{self._seed}/{self._draws}".encode()
         return hashlib.blake2b(seed, digest_size=size).digest()
+
+
+def _never_recorded(entry: Entry) -> NoReturn:
+    raise DataError(f"a continuation is recorded as {entry.kind}")
 
 
 def _checked_details(text: object) -> str:

@@ -22,7 +22,7 @@ from aiki.definition import (
 from aiki.durations import Seconds, seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.names import checked_name
-from aiki.retry import RetryPolicy, never
+from aiki.retry import RetryPolicy, checked_retry, never
 from aiki.run import Run
 from aiki.step import StepSpec
 
@@ -67,6 +67,16 @@ class Task(Generic[P, R_co, C_co]):
         result: R_co = await run.execute_step(self._spec, args, kwargs)
         return result
 
+    def prepare(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, object]]]:
+        """Check the arguments of a start; give the task's name and the start itself."""
+        if not isinstance(run, Run):
+            raise _no_run(self._spec, run)
+        # As they are now: the handler may change them before they are needed
+        _, kept, named = self._spec.arguments.encode(args, kwargs)
+        return self.name, lambda: run.execute_step(self._spec, kept, named)
+
     def with_options(
         self,
         *,
@@ -80,7 +90,7 @@ class Task(Generic[P, R_co, C_co]):
         spec = self._spec
         where = _where(spec.name, spec.source)
         if retry is not ...:
-            spec = replace(spec, retry=_checked_retry(retry, where))
+            spec = replace(spec, retry=checked_retry(retry, where))
         if timeout is not ...:
             spec = replace(spec, timeout=_checked_limit(timeout, "timeout", where))
         if schedule_to_close is not ...:
@@ -213,7 +223,7 @@ def _made(
             is_async=inspect.iscoroutinefunction(function),
             arguments=Arguments(function, skip=0, where=where),
             result=Codec.of_result(function, where),
-            retry=_checked_retry(retry, where),
+            retry=checked_retry(retry, where),
             timeout=_checked_limit(timeout, "timeout", where),
             schedule_to_close=_checked_limit(schedule_to_close, "schedule_to_close", where),
             heartbeat_timeout=_checked_limit(heartbeat_timeout, "heartbeat_timeout", where),
@@ -226,15 +236,6 @@ def _made(
 
 def _where(name: str, place: str) -> str:
     return f"task {name} ({place})"
-
-
-def _checked_retry(retry: object, where: str) -> RetryPolicy:
-    if not isinstance(retry, RetryPolicy):
-        raise DefinitionError(
-            f"{where}: retry is a policy, such as fixed(max_attempts=3, delay=1), not "
-            f"{type(retry).__qualname__}"
-        )
-    return retry
 
 
 def _checked_limit(given: Seconds | None, what: str, where: str) -> float | None:

@@ -249,7 +249,7 @@ class Waits:
         operation.state = State.EXECUTING
         begun = self._loop.time()
         error: AikiError | None = None
-        message_id = f"{topic}/{key}" if key else f"{run.owner.run_id}/{operation.key}"
+        message_id = f"{topic}/{key}" if key else f"{run.scope}/{operation.key}"
         try:
             await run.host.mailbox.post(run_id, topic, payload, message_id=message_id, timeout=None)
         except (NotFound, InvalidTransition, LimitExceeded) as refused:

@@ -142,6 +142,7 @@ class Worker:
         self._threads = Threads(self._slots, f"aiki-task-{self.id}")
         self._host = Host(
             runs=self._client.store.runs,
+            control=self._client.store.control,
             mailbox=self._client.store.mailbox,
             children=self._client.store.children,
             threads=self._threads,

@@ -71,6 +71,29 @@ def test_reminders_are_sent_by_schedule(directory: Path) -> None:
     assert lines[-1] == "Filled in for 5 mornings"
 
 
+def test_a_saga_cancels_what_was_booked_the_last_first(directory: Path) -> None:
+    code, output = run(directory, "-m", "examples.saga_with_compensation")
+    assert code == 0, output
+    told = [line for line in output.splitlines() if not line.startswith(("WARNING", "run "))]
+    assert told[:3] == [
+        "Booking a flight to Lisbon",
+        "Booking a hotel in Lisbon",
+        "Booked: flight-to-Lisbon, hotel-in-Lisbon",
+    ]
+    assert told[5:9] == [
+        "Renting a car in Venice",
+        "Cancelling the car in Venice",
+        "Cancelling the hotel in Venice",
+        "Cancelling the flight in Venice",
+    ] or told[4:8] == [
+        "Booking a hotel in Venice",
+        "Renting a car in Venice",
+        "Cancelling the car in Venice",
+        "Cancelling the hotel in Venice",
+    ]
+    assert "There are no cars in Venice" in told[-1]
+
+
 async def test_a_supervisor_processes_the_orders_of_the_tutorial(directory: Path) -> None:
     order = {
         "items": [{"id": "item-1", "quantity": 2}],

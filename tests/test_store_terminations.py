@@ -35,6 +35,6 @@ async def test_a_terminated_run_takes_its_family_and_its_timers_along(scene: Sce
 async def test_the_parent_of_a_terminated_run_is_told(scene: Scene) -> None:
     parent = await scene.running(await scene.register())
     child = await parent_of(scene, parent)
-    await scene.store.runs.terminate(child, "at once", timeout=TIMEOUT)
+    await scene.store.control.terminate(child, "at once", timeout=TIMEOUT)
     assert await scene.status(parent.run_id) is Status.QUEUED
     await audit(scene)

@@ -9,6 +9,7 @@ from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.children import Children
 from aiki.store.connection import Address
+from aiki.store.control import Control
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
 from aiki.store.mailbox import Mailbox
@@ -54,6 +55,7 @@ class Store:
                 f"schema {SCHEMA}; use another namespace or the release that wrote it"
             )
         self.runs = Runs(self.link, base, self.store_id)
+        self.control = Control(self.link, base, self.store_id)
         self.workers = Workers(self.link, base, self.store_id)
         self.children = Children(self.link, base)
         self.mailbox = Mailbox(self.link, base)

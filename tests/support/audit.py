@@ -14,7 +14,7 @@ KEYS = (
     r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:children|:map:.+)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
-    r"index:(active|scheduled|awaiting_retry|sleeping|awaiting_event|awaiting_child|stalled|completed|failed|cancelled)/[^/:]+",
+    rf"index:(active|{'|'.join(Status)})/[^/:]+",
     r"tag:.+",
     r"worker:[^:]+(:runs|:streams|:notices)?",
     r"schedule:[^:/{}]+",
@@ -42,7 +42,11 @@ async def audit_indexes(scene: Scene) -> None:
         for name, record in dump.items()
         if re.fullmatch(r"run:[^:]+", name)
     }
-    for name in dump:
+    # Of a run that was deleted there is a memory and nothing else.
+    deleted = {run_id for run_id in records if records[run_id] == {"status": "deleted"}}
+    gone = {f"run:{run_id}" for run_id in deleted}
+    records = {run_id: records[run_id] for run_id in records.keys() - deleted}
+    for name in dump.keys() - gone:
         match = re.fullmatch("|".join(KEYS), name)
         if match is None or (match["run"] and match["run"] not in records):
             problems.append(f"nobody owns the key {name}")
@@ -91,6 +95,8 @@ async def audit_indexes(scene: Scene) -> None:
         there = {name for name in ("start", "finish") if f"{run_id}!{name}" in deadlines}
         if there - allowed or (needed - there and status not in FINAL and "cancel" not in record):
             problems.append(f"{run_id} has the deadlines {there}, needs {needed} of {allowed}")
+        if record.get("pause") == "1" and (status is Status.QUEUED or status in WAITING):
+            problems.append(f"{run_id} is {status} and is to be paused")
         if status in FINAL and not ("result" in record) ^ ("failure" in record):
             problems.append(f"{run_id} is over and has not one outcome")
     problems += _audit_schedules(dump)

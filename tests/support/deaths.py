@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from aiki.records import Ownership
+from aiki.records import NextAttempt, Ownership
 from aiki.states import Status
+from aiki.store.control import Control
 from aiki.store.runs import Runs
 
 T = TypeVar("T")
@@ -33,23 +34,23 @@ class MortalRuns(Runs):
 
     async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
         commit = super().commit_step
-        return await self._write(owner, lambda: commit(owner, key, entry))
+        return await self.write(owner, lambda: commit(owner, key, entry))
 
     async def commit_attempt(
         self, owner: Ownership, key: str, delay_ms: int, rest: bytes
     ) -> int | bytes:
         commit = super().commit_attempt
-        return await self._write(owner, lambda: commit(owner, key, delay_ms, rest))
+        return await self.write(owner, lambda: commit(owner, key, delay_ms, rest))
 
     async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
         beat = super().heartbeat_step
-        return await self._write(owner, lambda: beat(owner, key, rest))
+        return await self.write(owner, lambda: beat(owner, key, rest))
 
     async def abandon_step(
         self, owner: Ownership, key: str, entry: bytes, *, deliver_cancel: bool = False
     ) -> int | bytes:
         abandon = super().abandon_step
-        return await self._write(
+        return await self.write(
             owner, lambda: abandon(owner, key, entry, deliver_cancel=deliver_cancel)
         )
 
@@ -63,7 +64,7 @@ class MortalRuns(Runs):
         until_ms: int | None = None,
     ) -> Any:
         begin = super().open_wait
-        return await self._write(
+        return await self.write(
             owner, lambda: begin(owner, key, rest, lasts_ms=lasts_ms, until_ms=until_ms)
         )
 
@@ -71,13 +72,13 @@ class MortalRuns(Runs):
         self, owner: Ownership, key: str, entry: bytes, *, seen: int | None, woken: bool
     ) -> Any:
         end = super().end_wait
-        return await self._write(owner, lambda: end(owner, key, entry, seen=seen, woken=woken))
+        return await self.write(owner, lambda: end(owner, key, entry, seen=seen, woken=woken))
 
     async def consume_message(
         self, owner: Ownership, key: str, entry: bytes, number: int
     ) -> int | bytes:
         consume = super().consume_message
-        return await self._write(owner, lambda: consume(owner, key, entry, number))
+        return await self.write(owner, lambda: consume(owner, key, entry, number))
 
     async def park(
         self,
@@ -88,7 +89,7 @@ class MortalRuns(Runs):
         timed: Sequence[str],
     ) -> bytes:
         park = super().park
-        return await self._write(owner, lambda: park(owner, status, seen, waits, timed))
+        return await self.write(owner, lambda: park(owner, status, seen, waits, timed))
 
     async def finish(
         self,
@@ -98,13 +99,13 @@ class MortalRuns(Runs):
         abandoned: Sequence[tuple[str, bytes]],
     ) -> bytes:
         finish = super().finish
-        reply = await self._write(owner, lambda: finish(owner, status, payload, abandoned))
+        reply = await self.write(owner, lambda: finish(owner, status, payload, abandoned))
         self.over.add(owner.run_id)
         return reply
 
     async def stall(self, owner: Ownership, reason: str) -> bytes:
         stall = super().stall
-        reply = await self._write(owner, lambda: stall(owner, reason))
+        reply = await self.write(owner, lambda: stall(owner, reason))
         self.over.add(owner.run_id)
         return reply
 
@@ -113,7 +114,7 @@ class MortalRuns(Runs):
             await self._never()
         return await super().release(run_id, epoch, incarnation)
 
-    async def _write(self, owner: Ownership, send: Callable[[], Awaitable[T]]) -> T:
+    async def write(self, owner: Ownership, send: Callable[[], Awaitable[T]]) -> T:
         run_id = owner.run_id
         left = self.left.get(run_id)
         if left == 0:
@@ -132,3 +133,19 @@ class MortalRuns(Runs):
         future = asyncio.get_running_loop().create_future()
         self._silent.append(future)
         await future
+
+
+class MortalControl(Control):
+    """The same for what an owner does to let its run go on in another way."""
+
+    def __init__(self, control: Control, runs: MortalRuns) -> None:
+        vars(self).update(vars(control))
+        self._runs = runs
+
+    async def retry_later(self, owner: Ownership, attempt: NextAttempt) -> bytes:
+        later = super().retry_later
+        return await self._runs.write(owner, lambda: later(owner, attempt))
+
+    async def continue_run(self, owner: Ownership, payload: bytes) -> bytes:
+        anew = super().continue_run
+        return await self._runs.write(owner, lambda: anew(owner, payload))

@@ -33,6 +33,14 @@ async def a_task_wants_a_run_and_its_arguments(run: Run, client: Client) -> str:
     return await check.start(run, 1.0)  # type: ignore[return-value]
 
 
+async def a_compensation_wants_the_arguments_of_its_task(run: Run) -> None:
+    run.compensate(check)  # type: ignore[call-arg]
+    run.compensate(check, "much")  # type: ignore[arg-type]
+    run.compensate(check, 1.0, 2.0)  # type: ignore[call-arg]
+    run.compensate(orders_v1, 1.0)  # type: ignore[arg-type]
+    await run.continue_as_new(1.0)
+
+
 async def a_workflow_wants_a_client_and_its_arguments(run: Run, client: Client) -> str:
     await orders_v1.start(run, 1.0)  # type: ignore[arg-type]
     await orders_v1.start(client)  # type: ignore[call-arg]
@@ -67,6 +75,7 @@ def options_have_names_and_types() -> None:
     check.with_options(idempotency_key="k")  # type: ignore[call-arg]
     orders_v1.with_options(on_conflict="ignore")  # type: ignore[call-overload]
     orders_v1.with_options(retry=3)  # type: ignore[call-overload]
+    orders.v("5.0.0", retry=3)  # type: ignore[call-overload]
     orders_v1.with_options(delay="soon")  # type: ignore[call-overload]
     orders_v1.with_options(start_at=5)  # type: ignore[call-overload]
     orders_v1.with_options(memo=["red"])  # type: ignore[call-overload]

@@ -86,12 +86,27 @@ async def handle(run: Run, order_id: str, /) -> list[Order]:
 orders_v2 = orders.v("2.0.0", exec=handle)
 
 
+@orders.v("3.0.0", retry=fixed(max_attempts=3, delay=1))
+async def orders_v3(run: Run, order: Order) -> str:
+    run.compensate(notify, run.id, client=run.attempt)
+    run.compensate(sending, "you")
+    run.compensate(check, order, strict=False)
+    if run.generation < 3:
+        await run.continue_as_new(order)
+    return await pay.start(run, order)
+
+
+orders_v4 = orders.v("4.0.0", exec=handle, retry=fixed(max_attempts=3, delay=1))
+
+
 def definitions(order: Order) -> None:
     assert_type(check(order, strict=False), bool)
     assert_type(pay(order), Coroutine[Any, Any, str]).close()
     assert_type(sending, Task[[str], int, int])
     assert_type(sending_slowly, Task[[str], int, Coroutine[Any, Any, int]])
     assert_type(sending.with_options(timeout=None), Task[[str], int, int])
+    assert_type(orders_v4, WorkflowVersion[[str], list[Order]])
+    assert_type(orders_v2.with_options(retry=fixed(2, 1)), WorkflowVersion[[str], list[Order]])
     assert_type(orders_v2, WorkflowVersion[[str], list[Order]])
     assert_type(orders_v2.with_options(pool="gpu"), WorkflowVersion[[str], list[Order]])
     assert_type(orders_v2.with_options(idempotency_key="k"), Start[[str], list[Order]])
@@ -127,6 +142,9 @@ async def starts(client: Client, run: Run, order: Order) -> None:
     assert_type(many, list[Handle[str] | AikiError])
     assert_type(await orders_v1(run, order), str)
     assert_type(client.handle("id"), Handle[object])
+    assert_type(await handle.fork(at="step#0"), Handle[str])
+    assert_type(await handle.pause(), Status)
+    assert_type(await handle.retry(), None)
     assert_type(await handle.describe(), RunDescription)
     assert_type([run async for run in client.runs(tag="red")], list[RunDescription])
     assert_type(await client.count_runs(), dict[str, dict[Status, int]])

@@ -7,7 +7,8 @@ local function told_parent(id, run, to, at)
   local k = redis.call('HMGET', run, 'parent', 'slot')
   local parent = p .. 'run:' .. k[1]
   local f = redis.call('HMGET', parent, 'status', 'owner')
-  if not f[1] or f[1] == 'completed' or f[1] == 'failed' or f[1] == 'cancelled' then
+  if not f[1] or f[1] == 'completed' or f[1] == 'failed' or f[1] == 'cancelled'
+    or f[1] == 'deleted' then
     return
   end
   if k[2] == '' then
@@ -16,6 +17,9 @@ local function told_parent(id, run, to, at)
     local name, index = string.match(k[2], '^(.*)/(%d+)$')
     local map = parent .. ':map:' .. name
     local m = redis.call('HMGET', map, 'wake_at', 'strict')
+    if not m[2] then
+      return -- its parent has continued as new
+    end
     redis.call('HSET', map, index, string.sub(to, 1, 2))
     local ended, wanted = redis.call('HINCRBY', map, 'ended', 1), tonumber(m[1]) or 0
     if (wanted > 0 and ended >= wanted) or (m[2] == '1' and to ~= 'completed') then

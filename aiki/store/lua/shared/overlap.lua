@@ -7,7 +7,7 @@ local function still_running(s)
   for _, id in ipairs(s.running) do
     local status = redis.pcall('HGET', p .. 'run:' .. id, 'status')
     if type(status) == 'string' and status ~= 'completed' and status ~= 'failed'
-      and status ~= 'cancelled' then
+      and status ~= 'cancelled' and status ~= 'deleted' then
       alive[#alive + 1] = id
     end
   end

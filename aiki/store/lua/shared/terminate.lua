@@ -5,8 +5,10 @@ local function terminate(id, reason, at)
   local run = p .. 'run:' .. id
   local f = redis.call('HMGET', run, 'status', 'owner', 'watchers', 'entry', 'kin')
   local status = f[1]
-  if not status or status == 'completed' or status == 'failed' or status == 'cancelled' then
-    return status or nil
+  if not status or status == 'deleted' then
+    return nil
+  elseif status == 'completed' or status == 'failed' or status == 'cancelled' then
+    return status
   end
   local r = queue_fields(run)
   local stream = p .. stream_of(r)
