@@ -208,7 +208,7 @@ class Run:
         self.check_here(f"run.patched({name!r}) was called")
         known = self._patches.get(checked_name(name, "patch"))
         if known is None:
-            known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
+            known = self._patches[name] = self._is_patched(name)
         return known
 
     def compensate(self, task: Compensating[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -250,7 +250,7 @@ class Run:
 
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now."""
-        return self.execution.note(address, make)
+        return self.execution.notes.take(address, make)
 
     async def set_details(self, text: str) -> None:
         """Say what the run is at, for whoever looks at it: `handle.describe()`, `aiki show`.
@@ -339,6 +339,10 @@ class Run:
                 f"{what} with run {self.id} outside that run's handler; do it in the handler, with "
                 "the `run` that the handler was given"
             )
+
+    def _is_patched(self, name: str) -> bool:
+        notes, is_replaying = self.execution.notes, self.execution.is_replaying
+        return notes.is_there_or_new(f"patch/{name}", is_replaying=is_replaying)
 
     def _draw(self, size: int) -> bytes:
         self.check_here("something random was asked for")

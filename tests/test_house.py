@@ -33,6 +33,7 @@ LAYERS = (
     {"step", "once", "newsdesk"},
     {"operation", "completion", "controls", "heartbeat", "housekeeping", "firing", "claims"},
     {"replay", "commits", "handle", "schedule_handle", "life", "listing"},
+    {"notes"},
     {"execution", "client"},
     {"attempts", "waits", "compensations"},
     {"children"},
