@@ -199,11 +199,14 @@ class Execution:
         address: str,
         perform: Callable[[Operation], Awaitable[T]],
         read: Callable[[Entry], T],
+        *,
+        fetch: Callable[[str, Entry], Awaitable[None]] | None = None,
     ) -> T:
         """Give the recorded outcome of an operation, or perform it and record the outcome.
 
         `read` makes of a closed entry what `perform` gave, or raises what it raised; where it
-        raises `DataError`, the code does not fit what is recorded.
+        raises `DataError`, the code does not fit what is recorded. `fetch` reads before what a
+        recorded result does not hold itself.
         """
         if self.is_closed:
             await self._operations.never()
@@ -219,7 +222,7 @@ class Execution:
             self._replay.asked()
         try:
             if self._replay is not None and entry and entry.kind is not EntryKind.OPEN:
-                return await self._recorded(self._replay, operation, entry, read)
+                return await self._recorded(self._replay, operation, entry, read, fetch)
             return await perform(operation)
         except asyncio.CancelledError:
             if not self.is_closed:
@@ -234,7 +237,12 @@ class Execution:
                 self.check_park_later()
 
     async def _recorded(
-        self, replay: Replay, operation: Operation, entry: Entry, read: Callable[[Entry], T]
+        self,
+        replay: Replay,
+        operation: Operation,
+        entry: Entry,
+        read: Callable[[Entry], T],
+        fetch: Callable[[str, Entry], Awaitable[None]] | None,
     ) -> T:
         turn = operation.turn = self._rounds.recorded(
             operation.key, is_alone=self._is_alone(operation)
@@ -248,9 +256,15 @@ class Execution:
             self._delivering = self._loop.create_task(self._give_cancel(operation, turn))
             await self._operations.until_cancelled()
         operation.state = State.REPLAYING
-        if await self._rounds.come(turn, is_final=True):
-            self._operations.cancel_again(operation)
+        is_late = False
         try:
+            if fetch is not None and entry.kind is EntryKind.RESULT:
+                fetching = asyncio.ensure_future(fetch(operation.key, entry))
+                await self._outlast(fetching)
+                is_late = operation.is_cancelled
+                fetching.result()
+            if await self._rounds.come(turn, is_final=True) or is_late:
+                self._operations.cancel_again(operation)
             return read(entry)
         except DataError as error:
             self.steering.stall(
@@ -281,11 +295,9 @@ class Execution:
         parks_as: Status,
         coming: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Note that an operation waits for a time of the loop's clock, which may be infinite.
-
-        Or for what is coming.
-        """
+        """Note that an operation waits for a time of the loop's clock, or for what is coming."""
         operation.state = State.WAITING
+        operation.coming = coming
         operation.until = until
         operation.coming = coming
         operation.parks_as = parks_as
@@ -294,6 +306,12 @@ class Execution:
         elif until - self._loop.time() > self.host.inline_wait:
             self.check_park_later()
         self._meet_cancel()
+
+    async def works(self, operation: Operation) -> None:
+        """Note that an operation goes on after a wait: the run cannot be parked meanwhile."""
+        if self.is_closed or operation.state is State.POINT:
+            await self._operations.until_cancelled()
+        operation.state = State.COMMITTING
 
     async def may_start(self, operation: Operation) -> None:
         """Wait until a new effect is allowed."""
@@ -317,10 +335,6 @@ class Execution:
                 await self.notes.write(self.written)
             else:
                 return
-
-    def peek(self, address: str) -> tuple[str, Entry | None]:
-        """Give the key that the next operation at an address will have, and what is recorded."""
-        return self._journal.peek(address)
 
     def _is_blocked(self) -> bool:
         return (
