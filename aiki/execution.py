@@ -30,6 +30,9 @@ from aiki.states import Status
 from aiki.steering import Steer, Steering
 
 PARK_AFTER = 0.01  # lets a handler that was just given something ask for its next step
+# What repeating a step costs, about: a run that was just given something stays for as long as it
+# would take to repeat, where nobody wants its place. So it is not repeated for each of many ends.
+PARK_AFTER_EACH = 1e-4
 PARK_AGAIN = 1.0  # after the store said to stay: what it saw comes to us meanwhile
 SUSPEND_AFTER = 0.1
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
@@ -61,6 +64,7 @@ class Execution:
         self.notes = Notes(self._journal, self.commits)
         self._park_check: asyncio.Handle | None = None
         self._quiet = 0  # turns of the loop, seen by the look whether to park
+        self._given_at = 0.0  # when the handler was last given something
         # The next two only where there is something to repeat or to read: they refer back to us,
         # and a new run that forms no cycle of references is freed without the garbage collector.
         self._known_news = claimed.news
@@ -231,6 +235,7 @@ class Execution:
         finally:
             self._operations.remove(operation)
             self._quiet = 0
+            self._given_at = self._loop.time()
             if self._suspending:
                 self._check_suspend()
             elif self._operations and not self.is_closed:
@@ -562,9 +567,14 @@ class Execution:
             self._park_check = self._loop.call_soon(self._check_park)
             return
         self._park_check = None
-        soon = self._loop.time() + self.host.inline_wait
+        now = self._loop.time()
+        soon = now + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):
+            stays = self._given_at + self._journal.taken * PARK_AFTER_EACH - now
+            if stays > 0 and self.host.has_room():
+                self.check_park_later(after=stays)
+                return
             status, waits, timed = operations.parking()
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 

@@ -29,6 +29,11 @@ class Journal:
         self.size = sum(len(entry.payload) for entry in entries.values())
 
     @property
+    def taken(self) -> int:
+        """How many steps the handler has asked for."""
+        return self._taken
+
+    @property
     def is_repeated(self) -> bool:
         """Whether the handler has yet to ask for a step beyond what is recorded."""
         return bool(self._untaken) and not self._met_new

@@ -65,6 +65,7 @@ class Host:
     cancel_grace: float
     suspend_always: bool
     is_leased: Callable[[], bool]
+    has_room: Callable[[], bool]
     interrupt: Callable[[BaseException], None]
     recycle: Callable[[str], None]
     is_draining: Callable[[], bool]

@@ -152,6 +152,7 @@ class Worker:
             cancel_grace=self._grace,
             suspend_always=self._suspend_always,
             is_leased=lambda: self._life is not None and self._life.is_leased,
+            has_room=lambda: self._free_slots() > 0,
             interrupt=self._interrupted,
             recycle=self._recycle,
             is_draining=self.stopping.is_set,

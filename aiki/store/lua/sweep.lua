@@ -75,7 +75,11 @@ local function check_run(id, run)
     for child in string.gmatch(f[11] or '', 'end/([^#\n]+)#') do
       local to = redis.call('HGET', p .. 'run:' .. child, 'status')
       if not to or FINAL[to] then
-        put_mail(id, run, f, 'end/' .. child .. '\n' .. (to or 'gone'), ms(at), 'ends')
+        if to then
+          told_parent(child, p .. 'run:' .. child, to, ms(at))
+        else
+          put_mail(id, run, f, 'end/' .. child .. '\ngone', ms(at), 'ends')
+        end
         mend(id, 'was not told of the end of its child ' .. child)
         break
       end
@@ -127,7 +131,9 @@ local function check(key)
   local schedule = string.match(name, '^schedule:(.+)$')
   local is_sorted = listed or tag or name == 'timers' or name == 'quarantine' or name == 'schedules'
   local kind = (is_set or is_sorted) and redis.call('TYPE', key).ok
-  if (is_set and kind ~= 'set') or (is_sorted and kind ~= 'zset') then
+  if kind == 'none' then
+    return -- what was mended just now was the last of it
+  elseif (is_set and kind ~= 'set') or (is_sorted and kind ~= 'zset') then
     redis.call('UNLINK', key)
     mend(name, 'was a ' .. kind)
   elseif id then
