@@ -31,6 +31,8 @@ from aiki.middleware import Middleware
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
+from aiki.schedule_handle import Occurrence, ScheduleHandle, ScheduleStatus
+from aiki.schedules import Schedule, schedule
 from aiki.states import Status
 from aiki.task import Task, task
 from aiki.waits import TIMEOUT, Timeout
@@ -58,6 +60,7 @@ __all__ = [
     "Middleware",
     "NonRetryable",
     "NotFound",
+    "Occurrence",
     "RecordedStep",
     "RedisStreams",
     "Registry",
@@ -71,6 +74,9 @@ __all__ = [
     "RunFailed",
     "RunInfo",
     "RunStatus",
+    "Schedule",
+    "ScheduleHandle",
+    "ScheduleStatus",
     "Seconds",
     "Start",
     "Status",
@@ -94,6 +100,7 @@ __all__ = [
     "reject",
     "resolve",
     "run_context",
+    "schedule",
     "start_many",
     "task",
     "worker",

@@ -31,6 +31,9 @@ from aiki.handle import Handle, RunDescription
 from aiki.listing import list_runs
 from aiki.names import checked_name
 from aiki.options import packed
+from aiki.records import StoredSchedule
+from aiki.schedule import Timing
+from aiki.schedule_handle import ScheduleHandle, ScheduleStatus, described
 from aiki.states import Status
 from aiki.store import Store
 from aiki.store.connection import Address
@@ -84,6 +87,11 @@ class Call(Generic[R_co]):
     payload: bytes
     result: Codec
     options: StartOptions
+
+
+@dataclass(frozen=True, slots=True)
+class PlainCall(Call[R_co]):
+    """A start without options about one run, so that it may be made many times."""
 
 
 Sending: TypeAlias = Callable[[Call[Any]], Awaitable[Handle[Any]]]
@@ -178,6 +186,27 @@ class Client:
         if self._completions is None:
             raise ConfigError("the client is not connected; use it with `async with`")
         return Handle(run_id, self.store, self._completions, result, self._start_timeout)
+
+    def schedule(self, name: str) -> ScheduleHandle:
+        """Give a handle on a schedule by its name.
+
+        Whether there is such a schedule is asked by the handle's methods, which raise `NotFound`.
+        """
+        return ScheduleHandle(checked_name(name, "schedule"), self.store, self._start_timeout)
+
+    async def schedules(self) -> list[ScheduleStatus]:
+        """Describe all schedules in the order in which they are due; paused ones come last."""
+        return await described(self.store, timeout=self._start_timeout)
+
+    async def activate(
+        self, schedule: StoredSchedule, timing: Timing, *, replace: bool
+    ) -> ScheduleHandle:
+        """Send a schedule. `Schedule.activate` is this, with its options checked before."""
+        store, timeout = self.store.schedules, self._start_timeout
+        planned = timing.next_after(await store.now(timeout=timeout))
+        due = timing.due(schedule.id, planned)
+        await store.activate(schedule, planned, due, replace=replace, timeout=timeout)
+        return self.schedule(schedule.id)
 
     async def start_call(self, call: Call[R]) -> Handle[R]:
         """Send a start. `WorkflowVersion.start` is this, with the input checked before.

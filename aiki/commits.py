@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiki.current_step import CurrentStep
+from aiki.durations import milliseconds
 from aiki.errors import DataError, LimitExceeded
 from aiki.journal import Journal
 from aiki.operation import Host, Operation
@@ -113,7 +114,7 @@ class Commits:
     ) -> Any:
         """Record that the run waits so many seconds, or until that time of the server's clock."""
         rest = self._rest(self._rounds.stamp(), 0, self._loop.time(), b"")
-        lasts_ms = None if lasts is None else round(lasts * 1000)
+        lasts_ms = None if lasts is None else milliseconds(lasts)
         return await self._runs.open_wait(
             self._owner, operation.key, rest, lasts_ms=lasts_ms, until_ms=until_ms
         )

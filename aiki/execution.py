@@ -25,7 +25,7 @@ from aiki.newsdesk import NewsDesk
 from aiki.operation import Host, Operation, Operations, State
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
-from aiki.rounds import Rounds, Turn
+from aiki.rounds import SETTLE_TURNS, Rounds, Turn
 from aiki.states import Status
 from aiki.steering import Steer, Steering
 
@@ -39,6 +39,7 @@ PARKS_AS = (
     Status.SLEEPING,
     Status.AWAITING_RETRY,
 )
+TOLD = 10  # of the waits of a parked run, which may be thousands
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
 
 T = TypeVar("T")
@@ -67,7 +68,8 @@ class Execution:
         self._operations = Operations()
         self._notes: list[tuple[str, bytes]] = []  # that are to be written before anything starts
         self._noting: asyncio.Task[None] | None = None
-        self._park_check: asyncio.TimerHandle | None = None
+        self._park_check: asyncio.Handle | None = None
+        self._quiet = 0  # turns of the loop, seen by the look whether to park
         # The next two only where there is something to repeat or to read: they refer back to us,
         # and a new run that forms no cycle of references is freed without the garbage collector.
         self._known_news = claimed.news
@@ -219,6 +221,7 @@ class Execution:
         key, entry = self._journal.take(address)
         operation = Operation(key, entry, task)
         self._operations.add(operation)
+        self._quiet = 0
         self._rounds.asked(in_branch=task is not self._handler)
         if self._replay is not None:
             self._replay.asked()
@@ -232,6 +235,7 @@ class Execution:
             raise
         finally:
             self._operations.remove(operation)
+            self._quiet = 0
             if self._suspending:
                 self._check_suspend()
             elif self._operations and not self.is_closed:
@@ -278,10 +282,20 @@ class Execution:
         """Let an operation wait until the run is left."""
         await self._operations.never()
 
-    def wait_begins(self, operation: Operation, until: float, parks_as: Status) -> None:
-        """Note that an operation waits for a time of the loop's clock, which may be infinite."""
+    def wait_begins(
+        self,
+        operation: Operation,
+        until: float,
+        parks_as: Status,
+        coming: asyncio.Future[Any] | None = None,
+    ) -> None:
+        """Note that an operation waits for a time of the loop's clock, which may be infinite.
+
+        Or for what is coming.
+        """
         operation.state = State.WAITING
         operation.until = until
+        operation.coming = coming
         operation.parks_as = parks_as
         if self._suspending:
             self._check_suspend()
@@ -322,7 +336,7 @@ class Execution:
         It is written before anything starts, so nothing that comes after it can be repeated with
         another one.
         """
-        key, entry = self._journal.take(address)
+        key, entry = self._journal.take(address, is_note=True)
         if entry is not None and entry.kind is EntryKind.NOTE:
             return key, entry.payload
         payload = make()
@@ -367,6 +381,7 @@ class Execution:
         self._meet_cancel()
         if not self._is_blocked():
             self._operations.release()
+            self.check_park_later()  # a look that came while we were blocked was in vain
 
     # What is written
 
@@ -564,7 +579,15 @@ class Execution:
             self._park_check = self._loop.call_later(after, self._check_park)
 
     def _check_park(self) -> None:
-        """Ask to be parked where everything pending is a wait that the store will end."""
+        """Ask to be parked where everything pending is a wait that the store will end.
+
+        A loop that is busy is late with this, and may have yet to tell the handler what has just
+        ended, or the members of a group that they are cancelled.
+        """
+        self._quiet += 1
+        if self._quiet < SETTLE_TURNS:
+            self._park_check = self._loop.call_soon(self._check_park)
+            return
         self._park_check = None
         soon = self._loop.time() + self.host.inline_wait
         operations = self._operations
@@ -573,6 +596,8 @@ class Execution:
             status = next(status for status in PARKS_AS if status in kinds)
             waits = [operation.key for operation in operations]
             timed = [each.key for each in operations if each.until < math.inf]
+            if len(waits) > TOLD:
+                waits[TOLD:] = [f"and {len(waits) - TOLD:,} more"]
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 
     def _seen(self) -> int:

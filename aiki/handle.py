@@ -268,7 +268,8 @@ def why(snapshot: RunSnapshot) -> str:
 
 
 def _waits(snapshot: RunSnapshot) -> str:
-    names = [key.rpartition("#")[0].partition(":")[0] for key in snapshot.waits]
+    # Each a key; behind many of them, how many more there are
+    names = [_name(key) for key in snapshot.waits]
     until = "" if snapshot.wake is None else moment(snapshot.wake).isoformat()
     match snapshot.status:
         case Status.SLEEPING:
@@ -285,6 +286,13 @@ def _waits(snapshot: RunSnapshot) -> str:
             return f"its next attempt is due at {until}"
 
 
+def _name(key: str) -> str:
+    """Give what people call what has a key."""
+    name = (key.rpartition("#")[0] or key).partition(":")[0]
+    # The key of a promise has that of an awakeable in it
+    return name.rpartition("#")[0] if name.startswith("promise/") else name
+
+
 def recorded_step(key: str, entry: Entry) -> RecordedStep:
     """Give a journal entry as users see it."""
     # An open entry without attempts is a first one that is under way, or a wait that is not over.
@@ -297,7 +305,7 @@ def recorded_step(key: str, entry: Entry) -> RecordedStep:
         outcome = "executing" if is_task else "waiting"
     begun = entry.written - (entry.spent if entry.kind is not EntryKind.ABANDONED else 0)
     return RecordedStep(
-        task=key.rpartition("#")[0].partition(":")[0],
+        task=_name(key),
         key=key,
         outcome=outcome,
         attempts=entry.attempts,

@@ -64,7 +64,9 @@ class Host:
 class Operation:
     """One thing that the handler waits for: a step, a sleep, an event."""
 
-    __slots__ = ("cancelling", "entry", "key", "parks_as", "state", "task", "turn", "until")
+    __slots__ = (
+        "cancelling", "coming", "entry", "key", "parks_as", "state", "task", "turn", "until",
+    )  # fmt: skip
 
     def __init__(self, key: str, entry: Entry | None, task: asyncio.Task[Any]) -> None:
         self.key = key
@@ -73,6 +75,7 @@ class Operation:
         self.cancelling = task.cancelling()  # cancellations that were there before this step
         self.state = State.HELD
         self.until = 0.0
+        self.coming: asyncio.Future[Any] | None = None  # what it waits for, beside a time
         self.parks_as = Status.AWAITING_RETRY
         self.turn: Turn | None = None
 
@@ -80,6 +83,16 @@ class Operation:
     def is_cancelled(self) -> bool:
         """Whether the handler has cancelled the task that waits for this step."""
         return self.task.cancelling() > self.cancelling
+
+    def waits_beyond(self, moment: float) -> bool:
+        """Tell whether it waits for a time later than this one of the loop's clock.
+
+        Not where what it waits for has come, or a cancellation: it is about to go on, though it
+        did not have its turn of the loop yet.
+        """
+        if self.state is not State.WAITING or self.until <= moment or self.is_cancelled:
+            return False
+        return self.coming is None or not self.coming.done()
 
 
 class Operations:
@@ -91,7 +104,8 @@ class Operations:
         self._by_key: dict[str, Operation] = {}
         self._held: list[asyncio.Future[None]] = []
         self._stuck: set[asyncio.Task[Any]] = set()
-        self._owed: set[asyncio.Task[Any]] = set()  # whose cancellation is still to come
+        # By the task whose cancellation is still to come, what it met
+        self._owed: dict[asyncio.Task[Any], Operation] = {}
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self._by_key.values())
@@ -105,7 +119,8 @@ class Operations:
     def add(self, operation: Operation) -> None:
         """Note that the handler waits for one more."""
         self._by_key[operation.key] = operation
-        if self._owed and operation.task in self._owed:
+        met = self._owed.get(operation.task) if self._owed else None
+        if met is not None and met.is_cancelled:  # and nobody has taken it back since
             operation.cancelling -= 1
 
     def cancel_again(self, operation: Operation) -> None:
@@ -113,7 +128,7 @@ class Operations:
 
         It does not undo the outcome, but comes right after it, as if a moment later.
         """
-        self._owed.add(operation.task)
+        self._owed[operation.task] = operation
         self._loop.call_soon(self._pay, operation)
 
     def remove(self, operation: Operation) -> None:
@@ -126,10 +141,7 @@ class Operations:
 
     def all_wait_beyond(self, moment: float) -> bool:
         """Tell whether each waits for a time later than this one of the loop's clock."""
-        return all(
-            operation.state is State.WAITING and operation.until > moment
-            for operation in self._by_key.values()
-        )
+        return all(operation.waits_beyond(moment) for operation in self._by_key.values())
 
     def unrecorded(self) -> list[Operation]:
         """Give those of which the journal does not say how they ended."""
@@ -184,7 +196,7 @@ class Operations:
             self._stuck.discard(task)
 
     def _pay(self, operation: Operation) -> None:
-        self._owed.discard(operation.task)
+        self._owed.pop(operation.task, None)
         if operation.is_cancelled and not operation.task.done():
             operation.task.uncancel()
             operation.task.cancel()

@@ -270,3 +270,55 @@ class WorkerRecord:
     pid: int
     create_time: float
     expires_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSchedule:
+    """A schedule's definition as it is stored."""
+
+    id: str
+    digest: str
+    workflow: str
+    version: str
+    pool: str
+    input: bytes
+    overlap: str
+    timing: str
+    more: str = ""
+    """Tags, memo and deadlines of each run, as `aiki.options.packed` writes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueSchedule:
+    """A schedule that is to be looked at. Times are planned ones, in milliseconds of UTC."""
+
+    id: str
+    digest: str
+    planned: int
+    due: int
+    timing: bytes
+    has_buffer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """A schedule's record at one moment. `buffer` and `recent` are runs and their occurrences."""
+
+    id: str
+    workflow: str
+    version: str
+    pool: str
+    overlap: str
+    digest: str
+    planned: int
+    paused: bool
+    note: str
+    created: int
+    buffer: list[tuple[str, int]]
+    recent: list[tuple[str, int]]
+    started: int
+    skipped: int
+    dropped: int
+    missed: int
+    timing: bytes
+    input: bytes

@@ -39,6 +39,7 @@ R = TypeVar("R")
 X_contra = TypeVar("X_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
 
 
@@ -177,11 +178,11 @@ class Run:
     async def sleep_until(self, name: str, moment: datetime) -> bool:
         """Sleep until a moment, an aware datetime, of the store's clock; see `sleep`."""
         given: object = moment
-        if not isinstance(given, datetime) or given.tzinfo is None:
+        if not isinstance(given, datetime) or given.utcoffset() is None:
             raise DataError(f"a run sleeps until an aware datetime, not {given!r:.100}")
         seconds(max(timedelta(), given - datetime.now(UTC)), what="the time until then")
         self.check_here(f"sleep {name!r} was begun")
-        until = max(0, round(given.timestamp() * 1000))
+        until = max(0, -(-(given - _EPOCH) // timedelta(milliseconds=1)))  # no wait ends early
         return await self.waits.sleep(checked_name(name, "sleep"), until_ms=until)
 
     def now(self) -> datetime:

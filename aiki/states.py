@@ -5,9 +5,9 @@ Theory. A run is *wanted* (queued), *owned* (running), *waiting* for something i
 or until somebody repairs it (stalled), or *over* (completed, failed, cancelled). Only four kinds of
 event move it: its owner's own word (claim, release, park, stall, try again, continue, finish), the
 death of its owner (recover), time or a message (wake, a deadline, nobody who serves it for long)
-and a person (cancel, terminate, pause, resume, retry). A run that is over never moves again, unless
-it has failed and a person lets it go on; and an event without a row here is refused by the script
-that would make it.
+and a person or a schedule (cancel, terminate, pause, resume, retry). A run that is over never moves
+again, unless it has failed and a person lets it go on; and an event without a row here is refused
+by the script that would make it.
 
 A cancel ends a run at once only where no handler will clean up: it was never claimed, it is
 stalled, or no worker serves its version. Elsewhere it wakes the run or tells its owner, and the
@@ -21,6 +21,9 @@ is not asked, and its owner, fenced, writes nothing more.
 
 A deadline to finish does what a cancel does, with its own reason. One to start ends a run that was
 never claimed, wherever it is, and is nothing to any other.
+
+To terminate a run is to end it at once, wherever it is: its handler is not asked, and its owner,
+fenced, writes nothing more.
 """
 
 from __future__ import annotations
@@ -70,11 +73,11 @@ class Reason(StrEnum):
     ACKNOWLEDGE_CANCEL = "acknowledge_cancel"
     CANCEL = "cancel"
     CANCEL_UNSERVED = "cancel_unserved"  # never claimed, or by a version nobody serves
+    TERMINATE = "terminate"
     HOLD_CANCELLED = "hold_cancelled"  # it would be held, while a cancel is wanted
     UNSERVED = "unserved"  # nobody has served its version and pool for long
     NOT_STARTED = "not_started"  # by its deadline to start: it was never claimed
     NOT_FINISHED = "not_finished"  # by its deadline to finish
-    TERMINATE = "terminate"
     PAUSE = "pause"
     RELEASE_PAUSED = "release_paused"  # handed back while a pause is wanted
     RECOVER_PAUSED = "recover_paused"
@@ -141,10 +144,10 @@ MOVES: Final = MappingProxyType(
         (Status.RUNNING, Reason.CONTINUE_PAUSED): Status.PAUSED,
         (Status.FAILED, Reason.RETRY): Status.QUEUED,
     }
-    | {(status, Reason.TERMINATE): Status.CANCELLED for status in Status if status not in FINAL}
     | {(waiting, Reason.PAUSE): Status.PAUSED for waiting in WAITING}
     | {(waiting, Reason.WAKE): Status.QUEUED for waiting in WAITING}
     | {(waiting, Reason.CANCEL): Status.QUEUED for waiting in WAITING}
     | {(waiting, Reason.NOT_FINISHED): Status.QUEUED for waiting in WAITING}
     | {(waiting, Reason.CANCEL_UNSERVED): Status.CANCELLED for waiting in WAITING}
+    | {(status, Reason.TERMINATE): Status.CANCELLED for status in Status if status not in FINAL}
 )

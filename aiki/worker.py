@@ -16,6 +16,7 @@ from aiki.client import Client
 from aiki.context import Lifespan
 from aiki.durations import Seconds, seconds
 from aiki.errors import AikiError, ConfigError, DataError
+from aiki.firing import Firing
 from aiki.housekeeping import Housekeeping
 from aiki.life import Life
 from aiki.lifespans import Lifespans
@@ -166,6 +167,7 @@ class Worker:
         self._spawn(self._look_after())
         if self._keeps_house:
             self._spawn(Housekeeping(self._client.store, lease=self._lease).run())
+            self._spawn(Firing(self._client.store).run())
 
     async def run(self) -> None:
         """Start, execute runs until `request_stop`, and stop.

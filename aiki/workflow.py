@@ -17,7 +17,7 @@ from typing import (
 )
 
 from aiki.children import ChildHandle
-from aiki.client import Call, Client, StartOptions
+from aiki.client import Call, Client, PlainCall, StartOptions
 from aiki.codec import Arguments, Codec
 from aiki.context import Lifespan, RunContext
 from aiki.definition import (
@@ -191,6 +191,11 @@ class WorkflowVersion(Start[P, R_co]):
     def pool(self) -> str:
         """The pool of workers that its runs are meant for."""
         return self.options.pool
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> PlainCall[R_co]:
+        """Return the start with its arguments, for `start_many` and `schedule`."""
+        call = super().bind(*args, **kwargs)
+        return PlainCall(call.workflow, call.version, call.payload, call.result, call.options)
 
     def __call__(self, run: Run, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Call the plain handler, outside of any run."""

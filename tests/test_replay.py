@@ -19,7 +19,7 @@ async def test_a_program_comes_to_what_it_comes_to_and_executes_each_step_once(
     handle = await program.version.start(app.client)
     await check_end(program, handle)
     for step in await handle.journal():
-        if step.outcome != "abandoned":
+        if step.outcome not in ("abandoned", "noted") and "/" not in step.task:
             assert WITNESS.effects[f"{handle.id}/{step.key}"] == 1
     check_lives(handle)
 

@@ -27,6 +27,11 @@ def test_a_cancel_is_accepted_wherever_a_run_may_be(status: Status) -> None:
     assert moved is Status.CANCELLED or Status.CANCELLED in reached_from(moved)
 
 
+@pytest.mark.parametrize("status", sorted(set(Status) - FINAL))
+def test_a_termination_ends_a_run_wherever_it_is(status: Status) -> None:
+    assert MOVES[status, Reason.TERMINATE] is Status.CANCELLED
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_moves_something(reason: Reason) -> None:
     assert reason in {each for _, each in MOVES}
@@ -35,11 +40,6 @@ def test_every_reason_moves_something(reason: Reason) -> None:
 @pytest.mark.parametrize("status", sorted(set(Status) - FINAL))
 def test_a_deadline_to_finish_does_what_a_cancel_does(status: Status) -> None:
     assert MOVES[status, Reason.NOT_FINISHED] is MOVES[status, Reason.CANCEL]
-
-
-@pytest.mark.parametrize("status", sorted(set(Status) - FINAL))
-def test_a_termination_ends_a_run_wherever_it_is(status: Status) -> None:
-    assert MOVES[status, Reason.TERMINATE] is Status.CANCELLED
 
 
 def test_only_a_worker_a_person_and_a_deadline_end_a_run() -> None:
@@ -51,6 +51,7 @@ def test_only_a_worker_a_person_and_a_deadline_end_a_run() -> None:
         Reason.CANCEL,
         Reason.CANCEL_UNSERVED,
         Reason.HOLD_CANCELLED,
+        Reason.TERMINATE,
         Reason.NOT_STARTED,
         Reason.NOT_FINISHED,
         Reason.TERMINATE,

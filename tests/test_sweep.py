@@ -126,6 +126,19 @@ async def stray_in_quarantine(scene: Scene) -> str:
     return owner.run_id
 
 
+@mended_as("was not listed by when it is due")
+async def lost_schedule(scene: Scene) -> str:
+    await scene.schedule()
+    await scene.command("ZREM", scene.base + "schedules", "a schedule")
+    return "schedule a schedule"
+
+
+@mended_as("was listed and does not exist")
+async def stray_schedule(scene: Scene) -> str:
+    await scene.command("ZADD", scene.base + "schedules", 9_999_999_999_999, "gone")
+    return "schedule gone"
+
+
 @mended_as("was a string")
 async def no_index(scene: Scene) -> str:
     await scene.parked()

@@ -15,6 +15,7 @@ from aiki.store.keys import prefix
 from aiki.store.mailbox import Mailbox
 from aiki.store.preflight import Preflight
 from aiki.store.runs import Runs
+from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
 from aiki.store.timers import Timers
 from aiki.store.workers import Workers
@@ -60,6 +61,7 @@ class Store:
         self.mailbox = Mailbox(self.link, base)
         self.timers = Timers(self.link, base)
         self.catalog = Catalog(self.link, base)
+        self.schedules = Schedules(self.link, base, self.store_id)
 
     async def close(self) -> None:
         """End every connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -16,7 +17,8 @@ KEYS = (
     rf"index:(active|{'|'.join(Status)})/[^/:]+",
     r"tag:.+",
     r"worker:[^:]+(:runs|:streams|:notices)?",
-    r"meta|streams|timers|workers|supervisors|quarantine|pulse|sweep|unserved|cascades",
+    r"schedule:[^:/{}]+",
+    r"meta|streams|schedules|timers|workers|supervisors|quarantine|pulse|sweep|unserved|cascades",
 )
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 
@@ -97,11 +99,34 @@ async def audit_indexes(scene: Scene) -> None:
             problems.append(f"{run_id} is {status} and is to be paused")
         if status in FINAL and not ("result" in record) ^ ("failure" in record):
             problems.append(f"{run_id} is over and has not one outcome")
+    problems += _audit_schedules(dump)
     known = set(records)
     timers |= {member.partition("!")[0] for member in deadlines}
     strays = set(listed) | set(tagged) | (timers | alone | {run for run, _ in owned}) - known
     problems += [f"{run_id} is in an index and does not exist" for run_id in strays]
     assert not problems, "\n".join(problems)
+
+
+def _audit_schedules(dump: Dump) -> list[str]:
+    """Check that each schedule is listed, and as never due if it is paused."""
+    looked_at = {name.decode(): float(at) for name, at in dump.get("schedules", {}).items()}
+    records = {
+        name.removeprefix("schedule:"): record
+        for name, record in dump.items()
+        if name.startswith("schedule:")
+    }
+    problems = [f"schedule {name} is no schedule" for name in looked_at.keys() - records.keys()]
+    for name, record in records.items():
+        due, at = float(record[b"due"]), looked_at.get(name)
+        if at is None or (at == math.inf) != (record.get(b"paused") == b"1"):
+            problems.append(f"schedule {name}, due {due}, is looked at {at}")
+        waiting = [line.split()[0].decode() for line in record.get(b"buffer", b"").splitlines()]
+        problems += [
+            f"run {run_id} of schedule {name} is buffered and is there"
+            for run_id in waiting
+            if f"run:{run_id}" in dump
+        ]
+    return problems
 
 
 def _members(dump: Dump, name: str) -> set[str]:

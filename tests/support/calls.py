@@ -603,6 +603,19 @@ async def termination_of_a_queued_run(scene: Scene) -> list[Argument]:
 
 
 @call("terminate_run", b"cancelled")
+async def termination_of_a_parent(scene: Scene) -> list[Argument]:
+    await _parent(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.park(owner, status=Status.AWAITING_CHILD)
+    return ["0-child", "a reason"]
+
+
+@call("terminate_run", b"cancelled")
 async def termination_of_a_parked_run(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.attempt(owner, "step#0")

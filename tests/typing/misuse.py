@@ -59,6 +59,16 @@ def options_about_one_run_are_no_definition(registry: Registry) -> WorkflowVersi
     return keyed  # type: ignore[return-value]
 
 
+def a_schedule_starts_a_version_without_options_about_one_run() -> None:
+    aiki.schedule("daily", keyed.bind(1.0), cron="0 9 * * *")  # type: ignore[arg-type]
+    delayed = orders_v1.with_options(delay=5)
+    aiki.schedule("daily", delayed.bind(1.0), cron="0 9 * * *")  # type: ignore[arg-type]
+    aiki.schedule("daily", orders_v1, cron="0 9 * * *")  # type: ignore[arg-type]
+    aiki.schedule("daily", orders_v1.bind(1.0), overlap="never")  # type: ignore[arg-type]
+    aiki.schedule("daily", orders_v1.bind(1.0), cron=5)  # type: ignore[arg-type]
+    aiki.schedule("daily", orders_v1.bind("much"), every=5)  # type: ignore[arg-type]
+
+
 def options_have_names_and_types() -> None:
     check.with_options(retry=3)  # type: ignore[arg-type]
     check.with_options(timeout="long")  # type: ignore[arg-type]

@@ -13,9 +13,13 @@ from aiki import (
     Call,
     Client,
     Handle,
+    Occurrence,
     Registry,
     Run,
     RunDescription,
+    Schedule,
+    ScheduleHandle,
+    ScheduleStatus,
     Start,
     Status,
     Task,
@@ -25,6 +29,7 @@ from aiki import (
     task,
     workflow,
 )
+from aiki.client import PlainCall
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,8 @@ async def starts(client: Client, run: Run, order: Order) -> None:
     assert_type(await handle.wait_for_completion(timeout=timedelta(minutes=1)), str)
     start = orders_v2.with_options(idempotency_key="k", on_conflict="return_existing", pool="gpu")
     assert_type(await start.start(client, "id"), Handle[list[Order]])
-    assert_type(orders_v1.bind(order), Call[str])
+    assert_type(orders_v1.bind(order), PlainCall[str])
+    assert_type(start.bind("id"), Call[list[Order]])
     many = await start_many(client, [orders_v1.bind(order), orders_v1.bind(order, client=True)])
     assert_type(many, list[Handle[str] | AikiError])
     assert_type(await orders_v1(run, order), str)
@@ -211,3 +217,22 @@ def hooks(client: Client) -> None:
     )
     aiki.worker(client, lifespan=database, middleware=[Tracing()])
     aiki.client(middleware=Tracing())
+
+
+async def schedules(client: Client, order: Order) -> None:
+    daily = aiki.schedule(
+        "daily", orders_v1.bind(order), cron="0 9 * * *", timezone="Europe/Amsterdam"
+    )
+    assert_type(daily, Schedule)
+    handle = await daily.activate(client, on_conflict="replace")
+    assert_type(handle, ScheduleHandle)
+    assert_type(await handle.trigger(overlap="allow_all"), Occurrence)
+    assert_type(await client.schedules(), list[ScheduleStatus])
+    aiki.schedule(
+        "often",
+        orders_v2.with_options(pool="gpu", tags=["red"], finish_by=3600).bind("id"),
+        every=timedelta(minutes=5),
+        overlap="buffer_one",
+        catch_up_window=3600,
+        jitter=timedelta(seconds=30),
+    )

@@ -22,5 +22,6 @@ local at = now()
 local status = stir(id, run, f[1], f[2], ms(at))
 redis.call('HINCRBY', run, 'wakes', 1)
 redis.call('HINCRBY', run, 'news', 1)
+redis.call('ZREMRANGEBYSCORE', run .. ':seen', '-inf', ms(at))
 redis.call('ZADD', run .. ':seen', ms(at + ARGV[3]), ARGV[2])
 return { 'OK', status }
