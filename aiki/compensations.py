@@ -34,7 +34,7 @@ class Compensations:
             return
         await self._execution.end_branches()
         # Before the first of them is recorded; from then on the run is not tried again.
-        self._execution.note(COMPENSATING, lambda: b"")
+        self._execution.notes.take(COMPENSATING, lambda: b"")
         while self._registered:
             name, undo = self._registered.pop()
             try:

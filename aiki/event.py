@@ -67,9 +67,10 @@ class Event(Generic[T]):
             StoreUnavailable: it may or may not have been sent; with a key, send it again.
         """
         key = None if idempotency_key is None else checked_key(idempotency_key)
+        target: Any = to[0] if to else None
         match to:
-            case (Handle() as handle, data):
-                await handle.post(self._topic, self._encoded(data), key)
+            case (Handle(), data):
+                await target.post(self._topic, self._encoded(data), key)
             case (Client() as client, run_id, data):
                 await client.handle(_run_id(run_id)).post(self._topic, self._encoded(data), key)
             case (Run() as run, run_id, data):

@@ -13,7 +13,6 @@ Store failures do not reach a handler either.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +21,7 @@ from aiki.commits import Commits
 from aiki.errors import AikiError, DataError
 from aiki.journal import Journal
 from aiki.newsdesk import NewsDesk
+from aiki.notes import Notes
 from aiki.operation import Host, Operation, Operations, State
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
@@ -32,14 +32,6 @@ from aiki.steering import Steer, Steering
 PARK_AFTER = 0.01  # lets a handler that was just given something ask for its next step
 PARK_AGAIN = 1.0  # after the store said to stay: what it saw comes to us meanwhile
 SUSPEND_AFTER = 0.1
-# Of all that a run waits for, what its status names
-PARKS_AS = (
-    Status.AWAITING_EVENT,
-    Status.AWAITING_CHILD,
-    Status.SLEEPING,
-    Status.AWAITING_RETRY,
-)
-TOLD = 10  # of the waits of a parked run, which may be thousands
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
 
 T = TypeVar("T")
@@ -66,8 +58,7 @@ class Execution:
         self._handler: asyncio.Task[None] | None = None
         self.steering = Steering()
         self._operations = Operations()
-        self._notes: list[tuple[str, bytes]] = []  # that are to be written before anything starts
-        self._noting: asyncio.Task[None] | None = None
+        self.notes = Notes(self._journal, self.commits)
         self._park_check: asyncio.Handle | None = None
         self._quiet = 0  # turns of the loop, seen by the look whether to park
         # The next two only where there is something to repeat or to read: they refer back to us,
@@ -129,7 +120,8 @@ class Execution:
             self._replay.stop()
         if self._news is not None:
             self._news.close()
-        for pending in (self._park_check, self._delivering, self._noting):
+        self.notes.close()
+        for pending in (self._park_check, self._delivering):
             if pending is not None:
                 pending.cancel()
         for attempt in range(100):
@@ -207,11 +199,14 @@ class Execution:
         address: str,
         perform: Callable[[Operation], Awaitable[T]],
         read: Callable[[Entry], T],
+        *,
+        fetch: Callable[[str, Entry], Awaitable[None]] | None = None,
     ) -> T:
         """Give the recorded outcome of an operation, or perform it and record the outcome.
 
         `read` makes of a closed entry what `perform` gave, or raises what it raised; where it
-        raises `DataError`, the code does not fit what is recorded.
+        raises `DataError`, the code does not fit what is recorded. `fetch` reads before what a
+        recorded result does not hold itself.
         """
         if self.is_closed:
             await self._operations.never()
@@ -227,7 +222,7 @@ class Execution:
             self._replay.asked()
         try:
             if self._replay is not None and entry and entry.kind is not EntryKind.OPEN:
-                return await self._recorded(self._replay, operation, entry, read)
+                return await self._recorded(self._replay, operation, entry, read, fetch)
             return await perform(operation)
         except asyncio.CancelledError:
             if not self.is_closed:
@@ -242,7 +237,12 @@ class Execution:
                 self.check_park_later()
 
     async def _recorded(
-        self, replay: Replay, operation: Operation, entry: Entry, read: Callable[[Entry], T]
+        self,
+        replay: Replay,
+        operation: Operation,
+        entry: Entry,
+        read: Callable[[Entry], T],
+        fetch: Callable[[str, Entry], Awaitable[None]] | None,
     ) -> T:
         turn = operation.turn = self._rounds.recorded(
             operation.key, is_alone=self._is_alone(operation)
@@ -256,9 +256,15 @@ class Execution:
             self._delivering = self._loop.create_task(self._give_cancel(operation, turn))
             await self._operations.until_cancelled()
         operation.state = State.REPLAYING
-        if await self._rounds.come(turn, is_final=True):
-            self._operations.cancel_again(operation)
+        is_late = False
         try:
+            if fetch is not None and entry.kind is EntryKind.RESULT:
+                fetching = asyncio.ensure_future(fetch(operation.key, entry))
+                await self._outlast(fetching)
+                is_late = operation.is_cancelled
+                fetching.result()
+            if await self._rounds.come(turn, is_final=True) or is_late:
+                self._operations.cancel_again(operation)
             return read(entry)
         except DataError as error:
             self.steering.stall(
@@ -289,11 +295,9 @@ class Execution:
         parks_as: Status,
         coming: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Note that an operation waits for a time of the loop's clock, which may be infinite.
-
-        Or for what is coming.
-        """
+        """Note that an operation waits for a time of the loop's clock, or for what is coming."""
         operation.state = State.WAITING
+        operation.coming = coming
         operation.until = until
         operation.coming = coming
         operation.parks_as = parks_as
@@ -302,6 +306,12 @@ class Execution:
         elif until - self._loop.time() > self.host.inline_wait:
             self.check_park_later()
         self._meet_cancel()
+
+    async def works(self, operation: Operation) -> None:
+        """Note that an operation goes on after a wait: the run cannot be parked meanwhile."""
+        if self.is_closed or operation.state is State.POINT:
+            await self._operations.until_cancelled()
+        operation.state = State.COMMITTING
 
     async def may_start(self, operation: Operation) -> None:
         """Wait until a new effect is allowed."""
@@ -321,47 +331,10 @@ class Execution:
                 # the step been done elsewhere. The next beat tells.
                 operation.state = State.HELD
                 await asyncio.sleep(LEASE_LOOK)
-            elif self._notes or self._noting is not None:
-                await self._write_notes()
+            elif not self.notes.are_written:
+                await self.notes.write(self.written)
             else:
                 return
-
-    def peek(self, address: str) -> tuple[str, Entry | None]:
-        """Give the key that the next operation at an address will have, and what is recorded."""
-        return self._journal.peek(address)
-
-    def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
-        """Give the key of a note, and what is noted there or `make` makes now.
-
-        It is written before anything starts, so nothing that comes after it can be repeated with
-        another one.
-        """
-        key, entry = self._journal.take(address, is_note=True)
-        if entry is not None and entry.kind is EntryKind.NOTE:
-            return key, entry.payload
-        payload = make()
-        self._notes.append((key, payload))
-        return key, payload
-
-    def is_noted_or_new(self, address: str) -> bool:
-        """Tell whether a note is there, or can be made since nothing is recorded behind here."""
-        if self._journal.peek(address)[1] is None and self.is_replaying:
-            return False
-        self.note(address, lambda: b"")
-        return True
-
-    async def _write_notes(self) -> None:
-        if self._noting is None:
-            notes, self._notes = self._notes, []
-            self._noting = self._loop.create_task(self._write(notes))
-        # Whoever else wants to start meanwhile waits for the same.
-        await asyncio.wait([self._noting])
-
-    async def _write(self, notes: list[tuple[str, bytes]]) -> None:
-        for key, payload in notes:
-            if not await self.written(key, self.commits.note(key, payload)):
-                await self._operations.never()
-        self._noting = None
 
     def _is_blocked(self) -> bool:
         return (
@@ -592,12 +565,7 @@ class Execution:
         soon = self._loop.time() + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):
-            kinds = {operation.parks_as for operation in operations}
-            status = next(status for status in PARKS_AS if status in kinds)
-            waits = [operation.key for operation in operations]
-            timed = [each.key for each in operations if each.until < math.inf]
-            if len(waits) > TOLD:
-                waits[TOLD:] = [f"and {len(waits) - TOLD:,} more"]
+            status, waits, timed = operations.parking()
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 
     def _seen(self) -> int:

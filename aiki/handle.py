@@ -21,6 +21,8 @@ from aiki.store import Store
 
 R_co = TypeVar("R_co", covariant=True)
 
+_NAMED = 5  # of all that a run waits for
+
 _KINDS = {
     EntryKind.OPEN: "retrying",
     EntryKind.RESULT: "completed",
@@ -269,7 +271,7 @@ def why(snapshot: RunSnapshot) -> str:
 
 def _waits(snapshot: RunSnapshot) -> str:
     # Each a key; behind many of them, how many more there are
-    names = [_name(key) for key in snapshot.waits]
+    names = [_awaited(key) for key in snapshot.waits]
     until = "" if snapshot.wake is None else moment(snapshot.wake).isoformat()
     match snapshot.status:
         case Status.SLEEPING:
@@ -291,6 +293,18 @@ def _name(key: str) -> str:
     name = (key.rpartition("#")[0] or key).partition(":")[0]
     # The key of a promise has that of an awakeable in it
     return name.rpartition("#")[0] if name.startswith("promise/") else name
+
+
+def _awaited(key: str) -> str:
+    name = _name(key)
+    kind, _, rest = name.partition("/")
+    match kind:
+        case "end":
+            return rest
+        case "map":
+            return f"those of {rest} that are mapped"
+        case _:
+            return name
 
 
 def recorded_step(key: str, entry: Entry) -> RecordedStep:

@@ -104,7 +104,7 @@ class Housekeeping:
 
     async def _cascade(self) -> float:
         while await self._store.children.cascade():
-            pass
+            pass  # each look leaves fewer children
         return CASCADES_EVERY
 
     async def _recover_expired(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -17,6 +18,15 @@ from aiki.store.control import Control
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.threads import Threads
+
+# Of all that a run waits for, what its status names
+PARKS_AS = (
+    Status.AWAITING_EVENT,
+    Status.AWAITING_CHILD,
+    Status.SLEEPING,
+    Status.AWAITING_RETRY,
+)
+TOLD = 10  # of the waits of a parked run, which may be thousands
 
 
 class State(Enum):
@@ -142,6 +152,15 @@ class Operations:
     def all_wait_beyond(self, moment: float) -> bool:
         """Tell whether each waits for a time later than this one of the loop's clock."""
         return all(operation.waits_beyond(moment) for operation in self._by_key.values())
+
+    def parking(self) -> tuple[Status, list[str], list[str]]:
+        """Give as what a run is parked: its status, what is told of it, and whose times count."""
+        kinds = {operation.parks_as for operation in self}
+        waits = [operation.key for operation in self]
+        timed = [operation.key for operation in self if operation.until < math.inf]
+        if len(waits) > TOLD:
+            waits[TOLD:] = [f"and {len(waits) - TOLD:,} more"]
+        return next(status for status in PARKS_AS if status in kinds), waits, timed
 
     def unrecorded(self) -> list[Operation]:
         """Give those of which the journal does not say how they ended."""

@@ -8,12 +8,13 @@ import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from aiki.attempts import Attempts
 from aiki.checkpoint import ON_FAILURE
-from aiki.children import Children, OnError
+from aiki.children import Children
 from aiki.client import Call
 from aiki.codec import Arguments
 from aiki.compensations import Compensations
@@ -22,6 +23,7 @@ from aiki.current_step import is_in_step
 from aiki.durations import Seconds, seconds
 from aiki.errors import AikiError, DataError, DefinitionError, Failure, LimitExceeded
 from aiki.execution import Execution
+from aiki.mapping import MAX_MAPPED, ChildMap, OnError
 from aiki.names import checked_name
 from aiki.operation import Host, Operation, State
 from aiki.records import ClaimedRun, Entry
@@ -114,7 +116,7 @@ class Run:
     def children(self) -> Children:
         """The runs that this run has started."""
         if self._children is None:
-            self._children = Children(self.execution)
+            self._children = Children(self.execution, self.check_here)
         return self._children
 
     @overload
@@ -151,8 +153,12 @@ class Run:
 
         For thousands of items: each result stays in its child's record. With `on_error="raise"` the
         first child that fails or is cancelled has the others cancelled, and raises `RunFailed` or
-        `RunCancelled`; with `"return"` these stand among the results. Raises `LimitExceeded` for
-        more than 10,000 items.
+        `RunCancelled`; with `"return"` these stand among the results.
+
+        Raises:
+            DataError: an item is not what the child takes.
+            LimitExceeded: more than 10,000 items, or more than 64 MiB of results.
+            DefinitionError: what is to be started is no version, or has an option about one run.
         """
         self.check_here("children were mapped")
         given: object = max_parallel
@@ -161,8 +167,15 @@ class Run:
         how: object = on_error
         if how not in ("raise", "return"):
             raise DataError(f'on_error is "raise" or "return", not {how!r:.100}')
-        calls = [child.bind(item) for item in items]
-        return await self.children.map(calls, max_parallel=max_parallel, on_error=on_error)
+        if not callable(getattr(child, "bind", None)):
+            raise DefinitionError(
+                f"run.map takes a version of a workflow, not {child!r:.100}; of a task, gather "
+                "the starts"
+            )
+        calls = [child.bind(item) for item in islice(items, MAX_MAPPED + 1)]
+        if len(calls) > MAX_MAPPED:
+            raise LimitExceeded(f"run.map takes at most {MAX_MAPPED:,} items; map over parts")
+        return await ChildMap(self.execution, calls, max_parallel, on_error).results()
 
     async def sleep(self, name: str, duration: Seconds) -> bool:
         """Sleep, durably; a run that only sleeps takes no worker meanwhile.
@@ -208,7 +221,7 @@ class Run:
         self.check_here(f"run.patched({name!r}) was called")
         known = self._patches.get(checked_name(name, "patch"))
         if known is None:
-            known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
+            known = self._patches[name] = self._is_patched(name)
         return known
 
     def compensate(self, task: Compensating[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -250,7 +263,7 @@ class Run:
 
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now."""
-        return self.execution.note(address, make)
+        return self.execution.notes.take(address, make)
 
     async def set_details(self, text: str) -> None:
         """Say what the run is at, for whoever looks at it: `handle.describe()`, `aiki show`.
@@ -339,6 +352,10 @@ class Run:
                 f"{what} with run {self.id} outside that run's handler; do it in the handler, with "
                 "the `run` that the handler was given"
             )
+
+    def _is_patched(self, name: str) -> bool:
+        notes, is_replaying = self.execution.notes, self.execution.is_replaying
+        return notes.is_there_or_new(f"patch/{name}", is_replaying=is_replaying)
 
     def _draw(self, size: int) -> bytes:
         self.check_here("something random was asked for")

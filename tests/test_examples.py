@@ -94,6 +94,53 @@ def test_a_saga_cancels_what_was_booked_the_last_first(directory: Path) -> None:
     assert "There are no cars in Venice" in told[-1]
 
 
+# What each says, in this order; between these it may say more.
+SAYS = {
+    "trial_with_payment_event": [
+        r"to Ada: Thank you for \$9\.00\.",
+        r"^Ada: subscribed by pay-17$",
+        r"Bob's account is closed",
+        r"^Bob: closed$",
+    ],
+    "approval_with_timeout": [
+        r"to Ada: may we pay 19\.50 for a teapot\?",
+        r"to Bob: may we pay 19\.50 for a teapot\?",
+        r"paid 19\.50 for a teapot",
+        r"^Expense: approved by Bob$",
+    ],
+    "fan_out_and_gather": [
+        r"Hamlet was left out",
+        r"^Most frequent: \{'and': 10, 'the': 10, 'yes': 6\}$",
+        r"COMPLETED.*6.*FAILED.*1",
+    ],
+    "long_pipeline": [
+        r"extracted page 1, attempt 1",
+        r"extracted page 2, attempt 2",
+        r"loaded \[900, 961, 1024\]",
+        r"^Rows: 12$",
+    ],
+    "versioning": [
+        r"^Shipped: a box with a cup, by version 1$",
+        r"how was a teapot\?",
+        r"^Shipped: a gift with a teapot, by version 2$",
+    ],
+    "cancellation_cascade": [
+        r"^Journey: the customer is ill$",
+        *[r"^Booking: cancelled with its journey$"] * 3,
+        r"^Report: report about Utrecht$",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_ends_by_itself_and_says_what_it_shows(directory: Path, name: str) -> None:
+    code, output = run(directory, "-m", f"examples.{name}")
+    assert code == 0, output
+    lines = iter(output.splitlines())
+    for pattern in SAYS[name]:
+        assert any(re.search(pattern, line) for line in lines), f"{pattern} is missing:\n{output}"
+
+
 async def test_a_supervisor_processes_the_orders_of_the_tutorial(directory: Path) -> None:
     order = {
         "items": [{"id": "item-1", "quantity": 2}],

@@ -8,11 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from aiki import DefinitionError, Run, Status, task, workflow
+from aiki import DefinitionError, Run, Status, event, task, workflow
 from aiki.handle import Handle
 from tests.support.app import App, becomes, outcomes
 from tests.support.lives import one_life
 from tests.support.waiting import eventually
+
+never = event("never", str)
 
 
 @task
@@ -114,14 +116,18 @@ async def test_a_time_is_recorded_before_a_wait_that_it_may_decide(app: App, wha
         if what == "sleep":
             await run.sleep("a", 0.3)
         else:
-            await run.waits.message("event/none", 0.3, lambda *_: None)
+            await never.wait(run, timeout=0.3)
         return (run.now() - begun).total_seconds()
 
     await app.serve(from_now, inline_wait=0.05)
     assert await app.result(handler.bind()) >= 0.3
 
 
-@pytest.mark.parametrize("call", [Run.now, Run.uuid, Run.random, lambda run: run.patched("x")])
+def patched(run: Run) -> bool:
+    return run.patched("x")
+
+
+@pytest.mark.parametrize("call", [Run.now, Run.uuid, Run.random, patched])
 @pytest.mark.plain_only("nothing is recorded")
 async def test_they_are_refused_outside_of_the_handler(
     app: App, call: Callable[[Run], object]
@@ -275,27 +281,29 @@ async def test_a_run_that_waits_for_an_event_may_get_a_time_out_and_lose_it(app:
     timeout: list[float | None] = [None]
 
     async def handler(run: Run) -> str:
-        found = await run.waits.message("event/never", timeout[0], lambda *_: "came")
+        limit = timeout[0]
+        found = await (never.wait(run) if limit is None else never.wait(run, timeout=limit))
         return repr(found)
 
     version = workflow("timed").v("1.0.0", exec=handler)
     worker = await app.serve(version, inline_wait=0.05)
     handle = await version.start(app.client)
     await becomes(handle, Status.AWAITING_EVENT)
+
+    async def has_limit() -> bool:
+        status = await handle.status()
+        has_timer = ", or " in status.reason
+        return status.status is Status.AWAITING_EVENT and has_timer is (timeout[0] is not None)
+
     for limit in (3600.0, None):
         timeout[0] = limit
         await app.end(worker)
         worker = await app.serve(version, inline_wait=0.05)
         await handle.wake_up()
-        await eventually(lambda limit=limit: has_timer(handle, limit), what=f"a limit of {limit}")
+        await eventually(has_limit, what=f"a limit of {limit}")
     timeout[0] = 0.1
     await handle.wake_up()
     assert await handle.wait_for_completion(60) == "aiki.TIMEOUT"
-
-
-async def has_timer(handle: Handle[Any], limit: float | None) -> bool:
-    status = await handle.status()
-    return status.status is Status.AWAITING_EVENT and (", or " in status.reason) is bool(limit)
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a/b", 5])

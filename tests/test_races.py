@@ -38,7 +38,7 @@ async def waits(run: Run) -> list[str]:
     async def takes() -> str:
         return f"got {await number.wait(run)}"
 
-    return await asyncio.gather(sleeps(), takes())
+    return list(await asyncio.gather(sleeps(), takes()))
 
 
 async def both(app: App, handle: Handle[Any]) -> None:

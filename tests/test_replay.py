@@ -6,7 +6,9 @@ from aiki import Run, Status, start_many, workflow
 from aiki.handle import Handle
 from tests.support.app import App
 from tests.support.lives import check_lives, one_life, recorded_effects
-from tests.support.programs import PROGRAMS, WITNESS, WORKFLOWS, Program, work
+from tests.support.programs import WITNESS, Program, work
+from tests.support.waiting_programs import EVERY_PROGRAM as PROGRAMS
+from tests.support.waiting_programs import EVERY_WORKFLOW as WORKFLOWS
 
 named = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aiki.errors import DataError, StoreRefused
 from aiki.records import Ownership
 from aiki.states import Status
 from aiki.store.batch import Link
@@ -30,6 +32,15 @@ class NewChild:
     pool: str
     more: str
     policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class MapState:
+    """How the children of a map stand: how many are started and have ended, and which failed."""
+
+    started: int
+    ended: int
+    first_failed: int | None
 
 
 class Children:
@@ -79,30 +90,56 @@ class Children:
             rest, child_id, str(number), str(room),
         ))  # fmt: skip
 
-    async def read_map(self, run_id: str, key: str) -> dict[int, str]:
-        """Read how the children of a map stand: by index `s`, `co`, `fa` or `ca`."""
-        flat = await self._send(("HGETALL", f"{self._base}run:{run_id}:map:{key}"))
-        pairs = zip(flat[::2], flat[1::2], strict=True)
-        return {int(index): word.decode() for index, word in pairs if index.isdigit()}
+    async def read_map(self, run_id: str, key: str) -> MapState:
+        """Read how the children of a map stand.
+
+        Raises:
+            DataError: that is damaged.
+        """
+        command = ("HMGET", self._map(run_id, key), "started", "ended", "first")
+        try:
+            started, ended, first = await self._send(command)
+            return MapState(int(started or 0), int(ended or 0), int(first) if first else None)
+        except (StoreRefused, ValueError) as error:
+            raise DataError(f"a map is damaged: {error}") from None
+
+    async def still_mapped(self, run_id: str, key: str) -> list[int]:
+        """Name the children of a map that are started and not over, by their index."""
+        state = await self.read_map(run_id, key)
+        ended = {int(field) for field in await self._send(("HKEYS", self._map(run_id, key)))
+                 if field.isdigit()}  # fmt: skip
+        return [number for number in range(state.started) if number not in ended]
 
     async def outcomes(self, child_ids: Sequence[str]) -> list[tuple[Status, bytes] | None]:
-        """Read how children ended; None of one that is not over or not there."""
+        """Read how children ended; None of one that is not over or not there.
+
+        Raises:
+            DataError: a record is damaged.
+        """
         fields = ("status", "result", "failure")
         asked = [self._send(("HMGET", f"{self._base}run:{each}", *fields)) for each in child_ids]
         found: list[tuple[Status, bytes] | None] = []
-        for status, result, failure in await asyncio.gather(*asked):
-            over = None if status in (None, b"deleted") else Status(status.decode())
-            outcome = result if over is Status.COMPLETED else failure
-            found.append((over, outcome or b"") if over is not None and over.is_final else None)
+        try:
+            for status, result, failure in await asyncio.gather(*asked):
+                over = None if status in (None, b"deleted") else Status(status.decode())
+                outcome = result if over is Status.COMPLETED else failure
+                found.append((over, outcome or b"") if over is not None and over.is_final else None)
+        except (StoreRefused, ValueError) as error:
+            raise DataError(f"a child is damaged: {error}") from None
         return found
 
     async def cancel(self, child_ids: Sequence[str], reason: str) -> None:
-        """Ask children to end."""
+        """Ask children to end; one whose keys are damaged cannot be asked."""
         asked = [
             self._send(("EVALSHA", _CANCEL, "1", self._base, each, reason)) for each in child_ids
         ]
-        await asyncio.gather(*asked)
+        for answer in asked:
+            with contextlib.suppress(StoreRefused):
+                await answer
 
     async def cascade(self) -> int:
-        """Let children of runs that are over end too: how many were looked at, of one parent."""
+        """Let children of a run that is over end too: how many such runs are left."""
         return int(await self._send(("EVALSHA", _CASCADE, "1", self._base, str(BATCH))))
+
+    def _map(self, run_id: str, key: str) -> str:
+        return f"{self._base}run:{run_id}:map:{key}"

@@ -1,4 +1,4 @@
-"""How soon a parked run goes on: when its time comes, when an event is sent, when it is long."""
+"""How soon a parked run goes on: at its time, by an event, behind many recorded steps."""
 
 from __future__ import annotations
 

@@ -387,7 +387,17 @@ async def finish_of_a_mapped_child(scene: Scene) -> list[Argument]:
     return ["0-child", child.token, HEIR, "failed", b"{}"]
 
 
-@call("cascade", 1, 0)
+@call("start_children", 2)
+async def start_of_children_that_have_ended_meanwhile(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    some: list[Argument] = ["0", "0-first", b"{}"]
+    before = [RUN, owner.token, "map/x#0", _NO_PAYLOAD, "0", "0", "cancel", *_CHILD, "", *some]
+    await scene.script("start_children", *before)
+    await scene.finish((await scene.take(await scene.register(name=HEIR))).ownership)
+    return [RUN, owner.token, "map/x#0", _NO_PAYLOAD, "0", "1", "cancel", *_CHILD, ""]
+
+
+@call("cascade", 0)
 async def cascade(scene: Scene) -> list[Argument]:
     owner = await _parent(scene)
     await scene.finish(owner)

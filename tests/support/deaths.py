@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from aiki.records import NextAttempt, Ownership
 from aiki.states import Status
+from aiki.store.children import Children, NewChild
 from aiki.store.control import Control
 from aiki.store.runs import Runs
 
@@ -115,6 +116,7 @@ class MortalRuns(Runs):
         return await super().release(run_id, epoch, incarnation)
 
     async def write(self, owner: Ownership, send: Callable[[], Awaitable[T]]) -> T:
+        """Make a write about a run, if its owner still may."""
         run_id = owner.run_id
         left = self.left.get(run_id)
         if left == 0:
@@ -149,3 +151,44 @@ class MortalControl(Control):
     async def continue_run(self, owner: Ownership, payload: bytes) -> bytes:
         anew = super().continue_run
         return await self._runs.write(owner, lambda: anew(owner, payload))
+
+
+class MortalChildren(Children):
+    """Lets the same owners die in the middle of what they do with the children of their runs."""
+
+    def __init__(self, children: Children, runs: MortalRuns) -> None:
+        vars(self).update(vars(children))
+        self._write = runs.write
+
+    async def start_child(  # noqa: PLR0917 - as what it stands for
+        self, owner: Ownership, key: str, entry: bytes, child_id: str, new: NewChild, payload: bytes
+    ) -> int | bytes:
+        start = super().start_child
+        return await self._write(owner, lambda: start(owner, key, entry, child_id, new, payload))
+
+    async def start_children(
+        self,
+        owner: Ownership,
+        key: str,
+        rest: bytes,
+        new: NewChild,
+        some: Sequence[tuple[int, str, bytes]],
+        *,
+        strict: bool,
+        wake_at: int,
+    ) -> int | bytes:
+        start = super().start_children
+        return await self._write(
+            owner,
+            lambda: start(owner, key, rest, new, some, strict=strict, wake_at=wake_at),
+        )
+
+    async def consume_end(
+        self, owner: Ownership, key: str, written: int, rest: bytes, child_id: str, *,
+        number: int, room: int,
+    ) -> Any:  # fmt: skip
+        consume = super().consume_end
+        return await self._write(
+            owner,
+            lambda: consume(owner, key, written, rest, child_id, number=number, room=room),
+        )

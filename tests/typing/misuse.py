@@ -51,6 +51,20 @@ async def a_workflow_wants_a_client_and_its_arguments(run: Run, client: Client) 
     return await handle.wait_for_completion()  # type: ignore[return-value]
 
 
+async def children_want_a_run_and_their_arguments(run: Run, client: Client) -> str:
+    await orders_v1.start_as_child(client, 1.0)  # type: ignore[arg-type]
+    await orders_v1.start_as_child(run)  # type: ignore[call-arg]
+    await orders_v1.start_as_child(run, "much")  # type: ignore[arg-type]
+    orders_v1.start_as_child(run, 1.0)  # type: ignore[unused-coroutine]
+    orders_v1.with_options(on_parent_close="stay")  # type: ignore[call-overload]
+    await run.map(orders_v1, ["much"])  # type: ignore[misc]
+    await run.map(check, [1.0])  # type: ignore[call-overload]
+    await run.map(orders_v1, [1.0], on_error="ignore")  # type: ignore[call-overload]
+    await run.map(orders_v1, [1.0], max_parallel="all")  # type: ignore[call-overload]
+    child = await orders_v1.start_as_child(run, 1.0)
+    return await child.wait_for_completion()  # type: ignore[return-value]
+
+
 def options_about_one_run_are_no_definition(registry: Registry) -> WorkflowVersion[[float], bool]:
     registry.add(keyed)  # type: ignore[arg-type]
     registry.add(orders_v1.with_options(on_conflict="error"))  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import aiki
 from aiki import (
     AikiError,
     Call,
+    ChildHandle,
     Client,
     Handle,
     Occurrence,
@@ -97,6 +98,25 @@ async def orders_v3(run: Run, order: Order) -> str:
 
 
 orders_v4 = orders.v("4.0.0", exec=handle, retry=fixed(max_attempts=3, delay=1))
+
+
+@orders.v("3.0.0")
+async def children(run: Run, given: list[Order]) -> int:
+    child = await orders_v1.start_as_child(run, given[0], client=True)
+    assert_type(child, ChildHandle[str])
+    assert_type(await child.wait_for_completion(timeout=timedelta(minutes=1)), str)
+    await child.cancel("enough")
+    keyed = orders_v2.with_options(idempotency_key="k", on_parent_close="abandon")
+    assert_type(await keyed.start_as_child(run, "id"), ChildHandle[list[Order]])
+    one, many = await asyncio.gather(child.wait_for_completion(), run.map(orders_v1, given))
+    assert_type(one, str)
+    assert_type(many, list[str])
+    assert_type(await run.map(orders_v1, iter(given), max_parallel=10), list[str])
+    assert_type(await run.map(orders_v1, given, on_error="raise"), list[str])
+    assert_type(await run.map(orders_v1, given, on_error="return"), list[str | AikiError])
+    waiting = orders_v1.with_options(on_parent_close="wait", tags=["red"])
+    assert_type(await run.map(waiting, given), list[str])
+    return len(many)
 
 
 def definitions(order: Order) -> None:

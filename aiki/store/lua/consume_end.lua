@@ -3,7 +3,7 @@
 -- Take the end of a child into its parent's journal, and let the child's retention begin.
 -- KEYS  the key prefix
 -- ARGV  run id, token, address#n, time of the entry, rest of the entry without its payload, the
---       child's id, number of the message that told of it or '', room for the payload in bytes
+--       child's id, number of the message that told of it, room for the payload in bytes
 -- Reply {flags, status, payload}; {'WAIT'} where it is not over; {'GONE'}; {'LARGE', bytes};
 --       'FENCED'; 'ABANDONED'; 'DIVERGED'
 -- From  running
@@ -26,7 +26,7 @@ local payload = (to == 'completed' and c[2] or c[3]) or ''
 if #payload > tonumber(ARGV[8]) then
   return { 'LARGE', tostring(#payload) }
 end
-local size = ARGV[7] ~= '' and redis.call('HSTRLEN', run .. ':mailbox', ARGV[7]) or 0
+local size = redis.call('HSTRLEN', run .. ':mailbox', ARGV[7])
 local kind = ({ completed = 'r', failed = 'f', cancelled = 'c' })[to]
 local entry = kind .. ' ' .. ARGV[2] .. ' ' .. ARGV[4] .. ' 0 ' .. ARGV[5] .. payload
 local word = close(run, ARGV[3], entry, ARGV[2])
@@ -35,7 +35,7 @@ if word then
 end
 if size > 0 then
   redis.call('HDEL', run .. ':mailbox', ARGV[7])
-  redis.call('HINCRBY', run, 'unread', -size)
+  redis.call('HINCRBY', run, 'ends', -1)
 end
 if c[5] then
   redis.call('HDEL', born, 'held')

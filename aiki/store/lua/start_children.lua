@@ -3,8 +3,8 @@
 -- Start some of the children of a map, and say when its parent wants to hear of their ends.
 -- KEYS  the key prefix
 -- ARGV  run id, token, address#n, rest of the open entry, '1' where none may fail, how many must
---       have ended before the parent is told ('0' for none), what becomes of them when it ends,
---       workflow, version, pool, more, then index, id and input of each
+--       have ended before the parent is told ('0' for what it has said before), what becomes of
+--       them when it ends, workflow, version, pool, more, then index, id and input of each
 -- Reply flags; 'FENCED'; 'ABANDONED'; 'DIVERGED'
 -- From  running; the children: no status -> queued
 local p = KEYS[1]
@@ -23,25 +23,30 @@ if kind and kind ~= 'o' then
   return (kind == 'a' and by == ARGV[2]) and 'ABANDONED' or 'DIVERGED'
 end
 redis.call('HLEN', run .. ':children')
-local m = redis.call('HMGET', map, 'ended', 'wake_at')
+local m = redis.call('HMGET', map, 'started', 'ended', 'wake_at', 'told')
+local started, ended = tonumber(m[1]) or 0, tonumber(m[2]) or 0
 for i = 12, #ARGV, 3 do
-  local index, child_id = ARGV[i], ARGV[i + 1]
-  child(id, run, child_id, name .. '/' .. index, ARGV[7], ARGV[8], ARGV[9], ARGV[10],
+  child(id, run, ARGV[i + 1], name .. '/' .. ARGV[i], ARGV[7], ARGV[8], ARGV[9], ARGV[10],
     ARGV[i + 2], '', '', ARGV[11])
-  redis.call('HSETNX', map, index, 's')
+  started = math.max(started, ARGV[i] + 1)
 end
 if not old then
   local at = ms(now())
   redis.call('HSET', journal, ARGV[3], 'o ' .. ARGV[2] .. ' ' .. at .. ' 0 ' .. ARGV[4])
 end
-if not m[2] then
+if not m[1] then
   redis.call('HSET', map, 'strict', ARGV[5])
   redis.call('HSET', run, 'maps', (f[5] or '') .. name .. '\n')
 end
-redis.call('HSET', map, 'wake_at', ARGV[6])
+-- What is wanted only grows, so a late copy of what was said before says nothing.
+local wanted, told = tonumber(ARGV[6]), tonumber(m[4]) or 0
+local is_time = wanted > told and ended >= wanted
+redis.call('HSET', map, 'started', started, 'told', is_time and wanted or told,
+  'wake_at', math.max(wanted, tonumber(m[3]) or 0))
 adopt(run, f[4])
-if ARGV[6] ~= '0' and (tonumber(m[1]) or 0) >= tonumber(ARGV[6]) then
-  redis.call('HINCRBY', run, 'news', 1) -- as many have ended meanwhile
-  stir(id, run, 'running', f[6], '')
+local news = f[3]
+if is_time then
+  stir(id, run, 'running', f[6], '') -- as many have ended meanwhile
+  news = redis.call('HINCRBY', run, 'news', 1)
 end
-return flags(f[2], f[3])
+return flags(f[2], news)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir, mail
+-- uses: clock, waits, ready, index, enqueue, stir, mail, family
 -- Look slowly through the store for what should not be, and mend it from the run records:
 -- a run that nothing will ever move, an index or timer entry that its record does not bear out,
 -- an index that is none; and likewise a schedule that nobody would look at.
@@ -27,7 +27,7 @@ end
 local function check_run(id, run)
   local r = queue_fields(run)
   local f = redis.call('HMGET', run, 'status', 'owner', 'entry', 'wake', 'since', 'tags', 'created',
-    'start_by', 'finish_by', 'cancel', 'waits')
+    'start_by', 'finish_by', 'cancel', 'waits', 'kin', 'parent', 'held')
   local status = f[1]
   if not status or not r[1] then
     return
@@ -42,7 +42,7 @@ local function check_run(id, run)
       mend(id, 'was not listed by its tag ' .. tag)
     end
   end
-  local is_over = status == 'completed' or status == 'failed' or status == 'cancelled'
+  local is_over, kin = FINAL[status], f[12] or ''
   for name, by in pairs({ start = r[4] == '0' and f[8], finish = f[9] }) do
     if by and not f[10] and not is_over
       and redis.call('ZADD', p .. 'timers', 'NX', by, id .. '!' .. name) == 1 then
@@ -72,14 +72,25 @@ local function check_run(id, run)
       redis.call('ZADD', p .. 'timers', f[4] or ms(at), id)
       mend(id, 'was waiting without a timer')
     end
-    for child in string.gmatch(status == 'awaiting_child' and f[11] or '', 'end/([^#\n]+)#') do
+    for child in string.gmatch(f[11] or '', 'end/([^#\n]+)#') do
       local to = redis.call('HGET', p .. 'run:' .. child, 'status')
-      if not to or to == 'completed' or to == 'failed' or to == 'cancelled' then
-        put_mail(id, run, f, 'end/' .. child .. '\n' .. (to or 'gone'), ms(at))
+      if not to or FINAL[to] then
+        put_mail(id, run, f, 'end/' .. child .. '\n' .. (to or 'gone'), ms(at), 'ends')
         mend(id, 'was not told of the end of its child ' .. child)
         break
       end
     end
+  end
+  if is_over and string.find(kin, 'p') and not f[14]
+    and redis.call('HGET', p .. 'run:' .. f[13] .. ':children', id) then
+    told_parent(id, run, status, ms(at))
+    if redis.call('HGET', run, 'held') then
+      mend(id, 'had not told its parent that it is over')
+    end
+  end
+  if is_over and string.find(kin, 'c') and redis.call('EXISTS', run .. ':children') == 1
+    and redis.call('SADD', p .. 'cascades', id) == 1 then
+    mend(id, 'had children that nobody would look after')
   end
 end
 
@@ -112,7 +123,7 @@ local function check(key)
   local id = string.match(name, '^run:([^:]+)$')
   local listed = string.match(name, '^index:([^/]+)/')
   local tag = string.match(name, '^tag:(.+)$')
-  local is_set = string.match(name, '^worker:[^:]+:%a+$')
+  local is_set = string.match(name, '^worker:[^:]+:%a+$') or name == 'cascades'
   local schedule = string.match(name, '^schedule:(.+)$')
   local is_sorted = listed or tag or name == 'timers' or name == 'quarantine' or name == 'schedules'
   local kind = (is_set or is_sorted) and redis.call('TYPE', key).ok

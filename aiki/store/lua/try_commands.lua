@@ -14,7 +14,7 @@ local commands = {
   { 'HMGET', t .. 'hash', 'field' },
   { 'HGETALL', t .. 'hash' },
   { 'HLEN', t .. 'hash' },
-  { 'HSCAN', t .. 'hash', '0', 'COUNT', '1' },
+  { 'HRANDFIELD', t .. 'hash', '1', 'WITHVALUES' },
   { 'HDEL', t .. 'hash', 'other' },
   { 'HSTRLEN', t .. 'hash', 'field' },
   { 'HINCRBY', t .. 'hash', 'number', '1' },
