@@ -47,17 +47,14 @@ def is_undone(journal: Mapping[str, Entry]) -> bool:
 
 def checkpoint(journal: Mapping[str, Entry], failure: Failure | None) -> Checkpoint:
     """Decide with what the next attempt begins; `failure` is that of the handler, if it failed."""
+    told = {key for key in journal if key.rpartition("#")[0].endswith(_HOOK)}
+    journal = {key: entry for key, entry in journal.items() if key not in told}
     since = _since(journal, failure)
     late = {key: entry for key, entry in journal.items() if entry.seq >= since}
-    dropped = [
-        key
-        for key, entry in late.items()
-        if entry.kind not in _KEPT or key.rpartition("#")[0].endswith(_HOOK)
-    ]
-    results = [key for key, entry in late.items() if entry.kind is EntryKind.RESULT]
-    loosened = [key for key in results if key not in set(dropped)]
+    dropped = [key for key, entry in late.items() if entry.kind not in _KEPT]
+    loosened = [key for key, entry in late.items() if entry.kind is EntryKind.RESULT]
     gone = {*dropped, *loosened}
-    return Checkpoint([key for key in journal if key not in gone], loosened, dropped)
+    return Checkpoint([key for key in journal if key not in gone], loosened, [*dropped, *told])
 
 
 def before(journal: Mapping[str, Entry], key: str) -> Checkpoint:

@@ -19,6 +19,7 @@ from aiki import (
     workflow,
 )
 from aiki.store.keys import child_run_id
+from aiki.store.scripts import SCRIPTS
 from tests.support.app import App, becomes, outcomes
 from tests.support.waiting import eventually
 
@@ -546,7 +547,7 @@ async def test_ends_of_children_do_not_keep_events_out(app: App) -> None:
     store = app.client.store
     post = store.link.send
     reply = await post((
-        "EVALSHA", aiki.store.scripts.SCRIPTS["post_message"].sha, "1",
+        "EVALSHA", SCRIPTS["post_message"].sha, "1",
         f"aiki:{app.namespace}:{{0}}:", handle.id, "m", "60000", "event/go-on\nnull", "1", "100",
     ))  # fmt: skip
     assert reply == [b"OK"], "three ends are there, and room for one message"
