@@ -10,8 +10,8 @@ from aiki.client import Client
 from aiki.codec import Codec
 from aiki.definition import caller
 from aiki.durations import Seconds, seconds
-from aiki.errors import DataError, DefinitionError, NotFound, Rejected
-from aiki.failures import failure_from_exception, failure_from_json, failure_to_json
+from aiki.errors import DataError, DefinitionError, Failure, NotFound, Rejected
+from aiki.failures import failure_from_json, failure_to_json
 from aiki.names import checked_name
 from aiki.records import EntryKind
 from aiki.run import Run
@@ -21,6 +21,7 @@ from aiki.waits import TIMEOUT, Timeout
 T = TypeVar("T")
 
 _LONGEST_REASON = 8 * 1024
+_REJECTED = f"{Rejected.__module__}.{Rejected.__qualname__}"
 
 
 class Awakeable(Generic[T]):
@@ -32,11 +33,13 @@ class Awakeable(Generic[T]):
         self._run = run
         run.check_here(f"awakeable {name!r} was made")
         key, secret = run.note(f"awakeable/{name}", lambda: new_token().encode())
-        self._topic = key
+        scope = run.execution.scope
+        self._topic = _topic(scope, key)
+        self._name = key
         self._is_awaited = False
         self._data: tuple[Any] | None = None
         self._rejected: str | None = None
-        text = f"{run.id}\n{key}\n{secret.decode()}"
+        text = f"{scope}\n{key}\n{secret.decode()}"
         self.token = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
         """What to hand over: safe in a URL, and whoever has it may decide."""
 
@@ -56,7 +59,7 @@ class Awakeable(Generic[T]):
         limit = None if timeout is None else seconds(timeout, what="timeout")
         if self._is_awaited:
             raise DefinitionError(
-                f"{self._topic} is waited for already; wait for it once, and share what that gives"
+                f"{self._name} is waited for already; wait for it once, and share what that gives"
             )
         if self._rejected is not None:
             raise Rejected(self._rejected)
@@ -64,9 +67,7 @@ class Awakeable(Generic[T]):
             return self._data[0]
         self._is_awaited = True
         try:
-            found = await self._run.waits.message(
-                f"promise/{self._topic}", limit, self._read, judge=_judged
-            )
+            found = await self._run.waits.message(self._topic, limit, self._read, judge=_judged)
         except Rejected as rejected:
             self._rejected = str(rejected)
             raise
@@ -118,16 +119,12 @@ async def reject(client: Client, token: str, reason: str) -> None:
     told = reason.encode("utf-8", "backslashreplace")
     if len(told) > _LONGEST_REASON:
         raise DataError(f"a reason has at most {_LONGEST_REASON:,} bytes, not {len(told):,}")
-    await _decide(client, token, b"f" + told)
+    await _decide(client, token, b"f" + failure_to_json(Failure(_REJECTED, told.decode(), "")))
 
 
 def _judged(message: bytes) -> tuple[EntryKind, bytes]:
     """Tell how a decision is recorded: a rejection like any failure."""
-    if message[:1] == b"r":
-        return EntryKind.RESULT, message[1:]
-    return EntryKind.FAILURE, failure_to_json(
-        failure_from_exception(Rejected(message[1:].decode()))
-    )
+    return EntryKind(message[:1].decode()), message[1:]
 
 
 async def _decide(client: Client, token: str, message: bytes) -> None:
@@ -137,9 +134,16 @@ async def _decide(client: Client, token: str, message: bytes) -> None:
     try:
         padded = token + "=" * (-len(token) % 4)
         text = base64.b64decode(padded.encode("ascii"), b"-_", validate=True).decode()
-        run_id, key, secret = text.split("\n")
+        scope, key, secret = text.split("\n")
     except (ValueError, binascii.Error):
         raise DataError(f"this is not the token of an awakeable: {token!r:.80}") from None
+    run_id = scope.partition("~")[0]
     if not run_id or not key.startswith("awakeable/"):  # no other entry is anybody's to resolve
         raise NotFound("no run waits for this token")
-    await client.handle(run_id).post(f"promise/{key}", message, key=key, secret=(key, secret))
+    await client.handle(run_id).post(_topic(scope, key), message, key=key, secret=(key, secret))
+
+
+def _topic(scope: str, key: str) -> str:
+    """Name what the decision comes under: a later generation of a run has the same keys."""
+    generation = scope.partition("~")[2]
+    return f"promise/{key}" + (f"~{generation}" if generation else "")

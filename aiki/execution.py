@@ -30,6 +30,9 @@ from aiki.states import Status
 from aiki.steering import Steer, Steering
 
 PARK_AFTER = 0.01  # lets a handler that was just given something ask for its next step
+# What repeating a step costs, about: a run that was just given something stays for as long as it
+# would take to repeat, where nobody wants its place. So it is not repeated for each of many ends.
+PARK_AFTER_EACH = 1e-4
 PARK_AGAIN = 1.0  # after the store said to stay: what it saw comes to us meanwhile
 SUSPEND_AFTER = 0.1
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
@@ -42,6 +45,7 @@ class Execution:
 
     def __init__(self, claimed: ClaimedRun, host: Host) -> None:
         self.owner = claimed.ownership
+        self.scope = claimed.scope
         self.host = host
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -60,6 +64,7 @@ class Execution:
         self.notes = Notes(self._journal, self.commits)
         self._park_check: asyncio.Handle | None = None
         self._quiet = 0  # turns of the loop, seen by the look whether to park
+        self._given_at = 0.0  # when the handler was last given something
         # The next two only where there is something to repeat or to read: they refer back to us,
         # and a new run that forms no cycle of references is freed without the garbage collector.
         self._known_news = claimed.news
@@ -155,10 +160,16 @@ class Execution:
                 self.owner,
                 self.host.runs,
                 on_cancel=self.cancel_requested,
+                on_pause=self.suspend,
                 on_fenced=lambda: self.steering.ask(Steer.FENCED),
                 on_damage=self.steering.stall,
             )
         return self._news
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the handler has met a cancel, in this life or before."""
+        return self.cancel_delivered or self._cancel_at is not None
 
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller is on the loop that executes the run."""
@@ -192,11 +203,14 @@ class Execution:
         address: str,
         perform: Callable[[Operation], Awaitable[T]],
         read: Callable[[Entry], T],
+        *,
+        fetch: Callable[[str, Entry], Awaitable[None]] | None = None,
     ) -> T:
         """Give the recorded outcome of an operation, or perform it and record the outcome.
 
         `read` makes of a closed entry what `perform` gave, or raises what it raised; where it
-        raises `DataError`, the code does not fit what is recorded.
+        raises `DataError`, the code does not fit what is recorded. `fetch` reads before what a
+        recorded result does not hold itself.
         """
         if self.is_closed:
             await self._operations.never()
@@ -212,7 +226,7 @@ class Execution:
             self._replay.asked()
         try:
             if self._replay is not None and entry and entry.kind is not EntryKind.OPEN:
-                return await self._recorded(self._replay, operation, entry, read)
+                return await self._recorded(self._replay, operation, entry, read, fetch)
             return await perform(operation)
         except asyncio.CancelledError:
             if not self.is_closed:
@@ -221,13 +235,19 @@ class Execution:
         finally:
             self._operations.remove(operation)
             self._quiet = 0
+            self._given_at = self._loop.time()
             if self._suspending:
                 self._check_suspend()
             elif self._operations and not self.is_closed:
                 self.check_park_later()
 
     async def _recorded(
-        self, replay: Replay, operation: Operation, entry: Entry, read: Callable[[Entry], T]
+        self,
+        replay: Replay,
+        operation: Operation,
+        entry: Entry,
+        read: Callable[[Entry], T],
+        fetch: Callable[[str, Entry], Awaitable[None]] | None,
     ) -> T:
         turn = operation.turn = self._rounds.recorded(
             operation.key, is_alone=self._is_alone(operation)
@@ -241,15 +261,29 @@ class Execution:
             self._delivering = self._loop.create_task(self._give_cancel(operation, turn))
             await self._operations.until_cancelled()
         operation.state = State.REPLAYING
-        if await self._rounds.come(turn, is_final=True):
-            self._operations.cancel_again(operation)
+        is_late = False
         try:
+            if fetch is not None and entry.kind is EntryKind.RESULT:
+                fetching = asyncio.ensure_future(fetch(operation.key, entry))
+                await self._outlast(fetching)
+                is_late = operation.is_cancelled
+                fetching.result()
+            if await self._rounds.come(turn, is_final=True) or is_late:
+                self._operations.cancel_again(operation)
             return read(entry)
         except DataError as error:
             self.steering.stall(
                 f"What is recorded of {operation.key} no longer fits the code: {error}"
             )
             await self._operations.never()
+
+    async def end_branches(self) -> None:
+        """Cancel what the handler has left under way beside itself, and wait for its end."""
+        while tasks := {each.task for each in self._operations} - {self._handler}:
+            for task in tasks:
+                if not task.cancelling():  # one that cleans up already is let do so
+                    task.cancel()
+            await asyncio.wait(tasks)
 
     async def until_cancelled(self) -> NoReturn:
         """Let an operation wait for the cancellation that is on its way."""
@@ -266,11 +300,9 @@ class Execution:
         parks_as: Status,
         coming: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Note that an operation waits for a time of the loop's clock, which may be infinite.
-
-        Or for what is coming.
-        """
+        """Note that an operation waits for a time of the loop's clock, or for what is coming."""
         operation.state = State.WAITING
+        operation.coming = coming
         operation.until = until
         operation.coming = coming
         operation.parks_as = parks_as
@@ -279,6 +311,12 @@ class Execution:
         elif until - self._loop.time() > self.host.inline_wait:
             self.check_park_later()
         self._meet_cancel()
+
+    async def works(self, operation: Operation) -> None:
+        """Note that an operation goes on after a wait: the run cannot be parked meanwhile."""
+        if self.is_closed or operation.state is State.POINT:
+            await self._operations.until_cancelled()
+        operation.state = State.COMMITTING
 
     async def may_start(self, operation: Operation) -> None:
         """Wait until a new effect is allowed."""
@@ -342,7 +380,7 @@ class Execution:
             self._operations.cancel_again(operation)
 
     async def record_for_good(
-        self, operation: Operation, write: Callable[[Turn], Coroutine[Any, Any, Any]]
+        self, operation: Operation, write: Callable[[Turn], Awaitable[Any]]
     ) -> Any:
         """Record an outcome that no cancellation takes back, such as a message that was taken.
 
@@ -353,7 +391,7 @@ class Execution:
             await self._operations.until_cancelled()
         turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
         operation.state = State.COMMITTING
-        writing = self._loop.create_task(write(turn))
+        writing = asyncio.ensure_future(write(turn))
         await self._outlast(writing)
         answer: list[Any] | int | bytes = 0
         if writing.exception() is None:
@@ -442,7 +480,7 @@ class Execution:
             await self._operations.never()
         return turn
 
-    async def _outlast(self, writing: asyncio.Task[Any]) -> None:
+    async def _outlast(self, writing: asyncio.Future[Any]) -> None:
         """Wait for a write, whatever cancellations come, unless the run is left."""
         while not writing.done():
             try:
@@ -529,9 +567,14 @@ class Execution:
             self._park_check = self._loop.call_soon(self._check_park)
             return
         self._park_check = None
-        soon = self._loop.time() + self.host.inline_wait
+        now = self._loop.time()
+        soon = now + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):
+            stays = self._given_at + self._journal.taken * PARK_AFTER_EACH - now
+            if stays > 0 and self.host.has_room():
+                self.check_park_later(after=stays)
+                return
             status, waits, timed = operations.parking()
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 

@@ -25,12 +25,14 @@ class NewsDesk:
         runs: Runs,
         *,
         on_cancel: Callable[[], None],
+        on_pause: Callable[[], None],
         on_fenced: Callable[[], None],
         on_damage: Callable[[str], None],
     ) -> None:
         self._owner = owner
         self._runs = runs
         self._on_cancel = on_cancel
+        self._on_pause = on_pause
         self._on_fenced = on_fenced
         self._on_damage = on_damage
         self._known = known
@@ -38,6 +40,7 @@ class NewsDesk:
         self._is_told = False
         self._asking: asyncio.Task[None] | None = None
         self._sleepers: dict[asyncio.Future[None], int] = {}
+        self._listeners: set[asyncio.Future[None]] = set()
 
     @property
     def seen(self) -> int:
@@ -74,6 +77,13 @@ class NewsDesk:
             future.add_done_callback(self._sleepers.pop)
         return future
 
+    def next(self) -> asyncio.Future[None]:
+        """Give a future that is done when anything has happened; cancel it otherwise."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._listeners.add(future)
+        future.add_done_callback(self._listeners.discard)
+        return future
+
     async def refresh(self) -> None:
         """Wait until everything that has happened by now is known."""
         self.look()
@@ -104,9 +114,12 @@ class NewsDesk:
         mail = self.mail
         self._known = news
         mail.arrived(news.mail)
-        for sleeper, before in list(self._sleepers.items()):
-            # A sleep that began after it was woken, of which we hear only now, goes on.
-            if news.wakes > before and not sleeper.done():
-                sleeper.set_result(None)
+        # A sleep that began after it was woken, of which we hear only now, goes on.
+        woken = [sleeper for sleeper, before in self._sleepers.items() if news.wakes > before]
+        for future in (*self._listeners, *woken):
+            if not future.done():
+                future.set_result(None)
         if is_cancel_wanted:
             self._on_cancel()
+        elif news.is_pausing:
+            self._on_pause()

@@ -37,7 +37,7 @@ class Notes:
 
     def is_there_or_new(self, address: str, *, is_replaying: bool) -> bool:
         """Tell whether a note is there, or can be made since nothing is recorded behind here."""
-        if not self._journal.has(address) and is_replaying:
+        if self._journal.peek(address)[1] is None and is_replaying:
             return False
         self.take(address, lambda: b"")
         return True

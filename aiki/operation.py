@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 from aiki.records import Entry
 from aiki.rounds import Turn
 from aiki.states import Status
+from aiki.step import AroundTask
+from aiki.store.children import Children
+from aiki.store.control import Control
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.threads import Threads
@@ -19,6 +22,7 @@ from aiki.threads import Threads
 # Of all that a run waits for, what its status names
 PARKS_AS = (
     Status.AWAITING_EVENT,
+    Status.AWAITING_CHILD,
     Status.SLEEPING,
     Status.AWAITING_RETRY,
 )
@@ -51,7 +55,9 @@ class Host:
     """What a worker lends to the runs it hosts."""
 
     runs: Runs
+    control: Control
     mailbox: Mailbox
+    children: Children
     threads: Threads
     label: str
     inline_wait: float
@@ -59,8 +65,11 @@ class Host:
     cancel_grace: float
     suspend_always: bool
     is_leased: Callable[[], bool]
+    has_room: Callable[[], bool]
     interrupt: Callable[[BaseException], None]
     recycle: Callable[[str], None]
+    is_draining: Callable[[], bool]
+    around_task: tuple[AroundTask, ...] = ()
 
 
 class Operation:

@@ -117,6 +117,39 @@ class Waits:
         read: Callable[[EntryKind, bytes], Any],
         judge: Callable[[bytes], tuple[EntryKind, bytes]],
     ) -> Any:
+        value: list[Any] = []
+
+        def taking(message: Message, begun: float) -> Callable[[Turn], Awaitable[Any]]:
+            kind, payload = judge(message.payload)
+            given = read(kind, payload) if kind is EntryKind.RESULT else None
+            value[:] = [kind, payload, given]  # looked at now, so that nothing unfit is taken
+            return self._taking(operation, message, begun, kind, payload)
+
+        try:
+            answer = await self.until_message(
+                operation, topic, timeout, taking, Status.AWAITING_EVENT
+            )
+        except (DataError, LimitExceeded) as error:
+            run = self._execution
+            run.steering.stall(f"What came for {operation.key} does not fit the code: {error}")
+            await run.never()
+        if answer is TIMEOUT:
+            return TIMEOUT
+        kind, payload, given = value
+        return given if kind is EntryKind.RESULT else read(kind, payload)
+
+    async def until_message(
+        self,
+        operation: Operation,
+        topic: str,
+        timeout: float | None,
+        taking: Callable[[Message, float], Callable[[Turn], Awaitable[Any]]],
+        parks_as: Status,
+    ) -> Any:
+        """Record the next message on a topic by what `taking` makes of it, or the time-out.
+
+        Gives None where a message was taken, TIMEOUT, or the answer of a script that took none.
+        """
         run = self._execution
         if operation.entry is None:
             await run.may_start(operation)
@@ -128,18 +161,13 @@ class Waits:
                 until, begun, _ = await self._opened(operation, timeout, None)
             while True:
                 if not coming.done() and until > self._loop.time():
-                    run.wait_begins(operation, until, Status.AWAITING_EVENT, coming)
+                    run.wait_begins(operation, until, parks_as, coming)
                     await self._wait_for(coming, until)
                 if coming.done():
-                    message = coming.result()
-                    kind, payload = judge(message.payload)
-                    run.commits.check_room(payload)
-                    # Before it is recorded: what does not fit stays where it is.
-                    value = read(kind, payload) if kind is EntryKind.RESULT else None
-                    taking = self._taking(operation, message, kind, payload, begun)
-                    await run.record_for_good(operation, taking)
-                    is_taken = True
-                    return value if kind is EntryKind.RESULT else read(kind, payload)
+                    take = taking(coming.result(), begun)
+                    answer = await run.record_for_good(operation, take)
+                    is_taken = answer is None
+                    return answer
                 seen = run.news.seen
                 answer = await run.record_for_good(
                     operation, self._ending(operation, EntryKind.TIMEOUT, b"", begun, seen=seen)
@@ -150,9 +178,6 @@ class Waits:
                     until = self._loop.time() + int(answer[1]) / 1000
                 else:
                     await run.news.refresh()
-        except (DataError, LimitExceeded) as error:
-            run.steering.stall(f"What came for {operation.key} does not fit the code: {error}")
-            await run.never()
         finally:
             if not is_taken and coming.done() and not coming.cancelled():
                 run.news.mail.put_back(coming.result())
@@ -162,12 +187,14 @@ class Waits:
         self,
         operation: Operation,
         message: Message,
+        begun: float,
         kind: EntryKind,
         payload: bytes,
-        begun: float,
-    ) -> Callable[[Turn], Any]:
+    ) -> Callable[[Turn], Awaitable[int | bytes]]:
+        commits = self._execution.commits
+        commits.check_room(payload)
+
         def take(turn: Turn) -> Awaitable[int | bytes]:
-            commits = self._execution.commits
             return commits.consume(operation, turn, message, kind, payload, begun=begun)
 
         return take
@@ -222,7 +249,7 @@ class Waits:
         operation.state = State.EXECUTING
         begun = self._loop.time()
         error: AikiError | None = None
-        message_id = f"{topic}/{key}" if key else f"{run.owner.run_id}/{operation.key}"
+        message_id = f"{topic}/{key}" if key else f"{run.scope}/{operation.key}"
         try:
             await run.host.mailbox.post(run_id, topic, payload, message_id=message_id, timeout=None)
         except (NotFound, InvalidTransition, LimitExceeded) as refused:

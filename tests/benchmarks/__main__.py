@@ -16,6 +16,7 @@ import psutil
 import uvloop
 
 from tests.benchmarks import (
+    children,
     growth,
     idle,
     latency,
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Awaitable[Report]]] = {
     "sleepers": sleepers.measure,
     "timers": timers.measure,
     "resumes": resumes.measure,
+    "children": children.measure,
 }
 # Each takes about a minute; one that hangs is to end.
 _LONGEST = 300.0

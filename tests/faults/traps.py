@@ -16,6 +16,7 @@ from typing import Any
 from aiki.store.connection import Wire
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
+from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
 from tests.faults.ledger import place
 
@@ -78,6 +79,13 @@ def lay() -> None:
 
     setattr(Runs, claim.__name__, deadly_claim)
     setattr(Runs, claimed.__name__, deadly_claimed)
+    lay_losses(setattr)
+
+
+def lay_in_supervisor() -> None:
+    """Make the places in a supervisor: around what it does about schedules, and lost replies."""
+    for name in ("take", "fire", "tend"):
+        setattr(Schedules, name, _deadly(name, getattr(Schedules, name)))
     lay_losses(setattr)
 
 

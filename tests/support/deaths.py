@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from aiki.records import Ownership
+from aiki.records import NextAttempt, Ownership
 from aiki.states import Status
+from aiki.store.children import Children, NewChild
+from aiki.store.control import Control
 from aiki.store.runs import Runs
 
 T = TypeVar("T")
@@ -33,19 +35,23 @@ class MortalRuns(Runs):
 
     async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
         commit = super().commit_step
-        return await self._write(owner, lambda: commit(owner, key, entry))
+        return await self.write(owner, lambda: commit(owner, key, entry))
 
     async def commit_attempt(
         self, owner: Ownership, key: str, delay_ms: int, rest: bytes
     ) -> int | bytes:
         commit = super().commit_attempt
-        return await self._write(owner, lambda: commit(owner, key, delay_ms, rest))
+        return await self.write(owner, lambda: commit(owner, key, delay_ms, rest))
+
+    async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
+        beat = super().heartbeat_step
+        return await self.write(owner, lambda: beat(owner, key, rest))
 
     async def abandon_step(
         self, owner: Ownership, key: str, entry: bytes, *, deliver_cancel: bool = False
     ) -> int | bytes:
         abandon = super().abandon_step
-        return await self._write(
+        return await self.write(
             owner, lambda: abandon(owner, key, entry, deliver_cancel=deliver_cancel)
         )
 
@@ -59,7 +65,7 @@ class MortalRuns(Runs):
         until_ms: int | None = None,
     ) -> Any:
         begin = super().open_wait
-        return await self._write(
+        return await self.write(
             owner, lambda: begin(owner, key, rest, lasts_ms=lasts_ms, until_ms=until_ms)
         )
 
@@ -67,13 +73,13 @@ class MortalRuns(Runs):
         self, owner: Ownership, key: str, entry: bytes, *, seen: int | None, woken: bool
     ) -> Any:
         end = super().end_wait
-        return await self._write(owner, lambda: end(owner, key, entry, seen=seen, woken=woken))
+        return await self.write(owner, lambda: end(owner, key, entry, seen=seen, woken=woken))
 
     async def consume_message(
         self, owner: Ownership, key: str, entry: bytes, number: int
     ) -> int | bytes:
         consume = super().consume_message
-        return await self._write(owner, lambda: consume(owner, key, entry, number))
+        return await self.write(owner, lambda: consume(owner, key, entry, number))
 
     async def park(
         self,
@@ -84,7 +90,7 @@ class MortalRuns(Runs):
         timed: Sequence[str],
     ) -> bytes:
         park = super().park
-        return await self._write(owner, lambda: park(owner, status, seen, waits, timed))
+        return await self.write(owner, lambda: park(owner, status, seen, waits, timed))
 
     async def finish(
         self,
@@ -94,13 +100,13 @@ class MortalRuns(Runs):
         abandoned: Sequence[tuple[str, bytes]],
     ) -> bytes:
         finish = super().finish
-        reply = await self._write(owner, lambda: finish(owner, status, payload, abandoned))
+        reply = await self.write(owner, lambda: finish(owner, status, payload, abandoned))
         self.over.add(owner.run_id)
         return reply
 
     async def stall(self, owner: Ownership, reason: str) -> bytes:
         stall = super().stall
-        reply = await self._write(owner, lambda: stall(owner, reason))
+        reply = await self.write(owner, lambda: stall(owner, reason))
         self.over.add(owner.run_id)
         return reply
 
@@ -109,7 +115,8 @@ class MortalRuns(Runs):
             await self._never()
         return await super().release(run_id, epoch, incarnation)
 
-    async def _write(self, owner: Ownership, send: Callable[[], Awaitable[T]]) -> T:
+    async def write(self, owner: Ownership, send: Callable[[], Awaitable[T]]) -> T:
+        """Make a write about a run, if its owner still may."""
         run_id = owner.run_id
         left = self.left.get(run_id)
         if left == 0:
@@ -128,3 +135,60 @@ class MortalRuns(Runs):
         future = asyncio.get_running_loop().create_future()
         self._silent.append(future)
         await future
+
+
+class MortalControl(Control):
+    """The same for what an owner does to let its run go on in another way."""
+
+    def __init__(self, control: Control, runs: MortalRuns) -> None:
+        vars(self).update(vars(control))
+        self._runs = runs
+
+    async def retry_later(self, owner: Ownership, attempt: NextAttempt) -> bytes:
+        later = super().retry_later
+        return await self._runs.write(owner, lambda: later(owner, attempt))
+
+    async def continue_run(self, owner: Ownership, payload: bytes) -> bytes:
+        anew = super().continue_run
+        return await self._runs.write(owner, lambda: anew(owner, payload))
+
+
+class MortalChildren(Children):
+    """Lets the same owners die in the middle of what they do with the children of their runs."""
+
+    def __init__(self, children: Children, runs: MortalRuns) -> None:
+        vars(self).update(vars(children))
+        self._write = runs.write
+
+    async def start_child(  # noqa: PLR0917 - as what it stands for
+        self, owner: Ownership, key: str, entry: bytes, child_id: str, new: NewChild, payload: bytes
+    ) -> int | bytes:
+        start = super().start_child
+        return await self._write(owner, lambda: start(owner, key, entry, child_id, new, payload))
+
+    async def start_children(
+        self,
+        owner: Ownership,
+        key: str,
+        rest: bytes,
+        new: NewChild,
+        some: Sequence[tuple[int, str, bytes]],
+        *,
+        strict: bool,
+        wake_at: int,
+    ) -> int | bytes:
+        start = super().start_children
+        return await self._write(
+            owner,
+            lambda: start(owner, key, rest, new, some, strict=strict, wake_at=wake_at),
+        )
+
+    async def consume_end(
+        self, owner: Ownership, key: str, written: int, rest: bytes, child_id: str, *,
+        number: int, room: int,
+    ) -> Any:  # fmt: skip
+        consume = super().consume_end
+        return await self._write(
+            owner,
+            lambda: consume(owner, key, written, rest, child_id, number=number, room=room),
+        )
