@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aiki import TIMEOUT, Run, RunCancelled, Status, TaskFailed, event, task, workflow
+from aiki.execution import PARK_AFTER, Execution
 from aiki.handle import Handle
 from aiki.newsdesk import NewsDesk
 from aiki.store.runs import Runs
@@ -100,25 +101,28 @@ async def test_a_cancel_while_a_run_parks_is_met(
             await handle.wait_for_completion(60)
 
 
+def never_look(_: Execution, *, after: float = 0) -> None:
+    del after
+
+
 async def test_what_is_in_hand_keeps_a_run_from_parking(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look whether to park comes when the news is known and the handler had no turn yet."""
-    take, looked = NewsDesk._take, list[str]()
+    take = NewsDesk._take
 
     def take_and_look(self: NewsDesk, *args: Any) -> None:
         take(self, *args)
         execution = self._on_cancel.__self__  # type: ignore[attr-defined]
         execution._quiet = 1000
         execution._check_park()
-        looked.append(self._owner.run_id)
 
     monkeypatch.setattr(NewsDesk, "_take", take_and_look)
+    monkeypatch.setattr(Execution, "check_park_later", never_look)  # nor at any other time
     await app.serve(wf, inline_wait=0.05)
     handles = [await waits.start(app.client) for _ in range(TRIES)]
     for handle in handles:
-        await becomes(handle, Status.AWAITING_EVENT)
-    # One of the two lets it be called, the other finds it at work
+        await eventually(handle.journal, what="the sleep")
     await asyncio.gather(*(both(app, handle) for handle in handles))
     for handle in handles:
         assert await handle.wait_for_completion(60) == ["woken True", "got 5"]
@@ -135,19 +139,20 @@ async def test_a_busy_loop_does_not_park_a_run_whose_handler_is_about_to_go_on(a
 
     @busy.v("1.0.0")
     async def version(run: Run) -> str:
-        loop = asyncio.get_running_loop()
-
         async def holds_up() -> None:
             try:
                 await breaks.start(run)
             finally:
-                for turn in range(6):
-                    loop.call_later(turn / 1000, wait_a_little)
+                time.sleep(2 * PARK_AFTER)  # noqa: ASYNC251 - that is what is tried
+
+        async def inner() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(holds_up())
 
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(number.wait(run))
-                group.create_task(holds_up())
+                group.create_task(inner())
         except* TaskFailed:
             app.ledger.note("failed")
         return await work.start(run, "went on")
@@ -155,10 +160,6 @@ async def test_a_busy_loop_does_not_park_a_run_whose_handler_is_about_to_go_on(a
     await app.serve(busy)
     for _ in range(TRIES):
         assert await app.result(version.bind()) == "went on"
-
-
-def wait_a_little() -> None:
-    time.sleep(0.012)
 
 
 async def test_a_message_and_its_own_time_out_cross(
