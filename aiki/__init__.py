@@ -3,6 +3,8 @@
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
 from aiki.children import ChildHandle
 from aiki.client import Call, Client, client, start_many
+from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
+from aiki.current_step import CurrentStep, current_step
 from aiki.durations import Seconds
 from aiki.errors import (
     AikiError,
@@ -25,11 +27,13 @@ from aiki.errors import (
 )
 from aiki.event import Event, event
 from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
+from aiki.middleware import Middleware
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
+from aiki.schedule_handle import Occurrence, ScheduleHandle, ScheduleStatus
+from aiki.schedules import Schedule, schedule
 from aiki.states import Status
-from aiki.step import CurrentStep, current_step
 from aiki.task import Task, task
 from aiki.waits import TIMEOUT, Timeout
 from aiki.worker import RedisStreams, Worker, worker
@@ -51,9 +55,12 @@ __all__ = [
     "Failure",
     "Handle",
     "InvalidTransition",
+    "Lifespan",
     "LimitExceeded",
+    "Middleware",
     "NonRetryable",
     "NotFound",
+    "Occurrence",
     "RecordedStep",
     "RedisStreams",
     "Registry",
@@ -62,9 +69,14 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunCancelled",
+    "RunContext",
     "RunDescription",
     "RunFailed",
+    "RunInfo",
     "RunStatus",
+    "Schedule",
+    "ScheduleHandle",
+    "ScheduleStatus",
     "Seconds",
     "Start",
     "Status",
@@ -83,9 +95,12 @@ __all__ = [
     "exponential",
     "fixed",
     "jittered",
+    "lifespan",
     "never",
     "reject",
     "resolve",
+    "run_context",
+    "schedule",
     "start_many",
     "task",
     "worker",

@@ -13,7 +13,7 @@ from aiki.durations import Seconds, seconds
 from aiki.ends import outcome, refused
 from aiki.errors import AikiError, Conflict, DataError, RunCancelled, RunFailed
 from aiki.execution import Execution
-from aiki.mapping import new_child
+from aiki.mapping import new_child, scoped
 from aiki.once import Once
 from aiki.operation import Operation, State
 from aiki.records import Entry, EntryKind, Message
@@ -152,7 +152,8 @@ class Children:
         async def perform(operation: Operation) -> str:
             await run.may_start(operation)
             # By its key it is the same child also where an earlier start of it was given up.
-            child_id = child_run_id(run.owner.run_id, name if has_key else operation.key)
+            unique = scoped(run, name if has_key else operation.key)
+            child_id = child_run_id(run.owner.run_id, unique)
             new, begun = new_child(call), asyncio.get_running_loop().time()
 
             def start(turn: Turn) -> Awaitable[int | bytes]:

@@ -33,6 +33,8 @@ _COLOURS = {
     "running": "cyan",
     "awaiting_retry": "yellow",
     "retrying": "yellow",
+    "paused": "yellow",
+    "executing": "cyan",
     "stalled": "red",
     "failed": "red",
     "completed": "green",

@@ -6,10 +6,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from aiki.current_step import CurrentStep
+from aiki.durations import milliseconds
 from aiki.errors import DataError, LimitExceeded
 from aiki.journal import Journal
 from aiki.operation import Host, Operation
-from aiki.records import ClaimedRun, EntryKind, Message, closed_entry, entry_rest
+from aiki.records import (
+    ClaimedRun,
+    EntryKind,
+    Message,
+    closed_entry,
+    entry_rest,
+    open_payload,
+)
 from aiki.rounds import Rounds, Turn
 from aiki.step import StepSpec
 from aiki.store.children import NewChild
@@ -83,6 +92,14 @@ class Commits:
         milliseconds = round(delay * 1000)
         return await self._runs.commit_attempt(self._owner, operation.key, milliseconds, rest)
 
+    async def heartbeat(self, operation: Operation, about: CurrentStep) -> int | bytes:
+        """Record that an attempt is under way, and what it said."""
+        # One place in the order will do: an hour of heartbeats must not use up those of a round.
+        about.seq = about.seq or self._rounds.stamp()
+        payload = open_payload(about.failure, about.details)
+        rest = self._rest(about.seq, about.attempt - 1, about.begun, payload)
+        return await self._runs.heartbeat_step(self._owner, operation.key, rest)
+
     async def abandon(
         self, operation: Operation, turn: Turn, *, deliver_cancel: bool = False
     ) -> int | bytes:
@@ -97,7 +114,7 @@ class Commits:
     ) -> Any:
         """Record that the run waits so many seconds, or until that time of the server's clock."""
         rest = self._rest(self._rounds.stamp(), 0, self._loop.time(), b"")
-        lasts_ms = None if lasts is None else round(lasts * 1000)
+        lasts_ms = None if lasts is None else milliseconds(lasts)
         return await self._runs.open_wait(
             self._owner, operation.key, rest, lasts_ms=lasts_ms, until_ms=until_ms
         )

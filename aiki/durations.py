@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 from typing import TypeAlias
@@ -43,6 +44,12 @@ def written_seconds(text: str, *, what: str) -> float:
     if match is None or match[2] not in UNITS:
         raise DataError(f"{what} is a time such as 90s, 5m, 2h or 7d, not {text!r:.100}")
     return seconds(float(match[1]) * UNITS[match[2]], what=what)
+
+
+def milliseconds(duration: float) -> int:
+    """Give so many seconds in whole milliseconds, never fewer: no wait ends early."""
+    # A float of 0.3 s is a little less or more than that; a nanosecond makes no millisecond.
+    return math.ceil(duration * 1000 - 1e-6)
 
 
 def _shown(value: object) -> str:

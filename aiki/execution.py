@@ -13,7 +13,6 @@ Store failures do not reach a handler either.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
@@ -22,10 +21,11 @@ from aiki.commits import Commits
 from aiki.errors import AikiError, DataError
 from aiki.journal import Journal
 from aiki.newsdesk import NewsDesk
+from aiki.notes import Notes
 from aiki.operation import Host, Operation, Operations, State
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
-from aiki.rounds import Rounds, Turn
+from aiki.rounds import SETTLE_TURNS, Rounds, Turn
 from aiki.states import Status
 from aiki.steering import Steer, Steering
 
@@ -35,13 +35,6 @@ PARK_AFTER = 0.01  # lets a handler that was just given something ask for its ne
 PARK_AFTER_EACH = 1e-4
 PARK_AGAIN = 1.0  # after the store said to stay: what it saw comes to us meanwhile
 SUSPEND_AFTER = 0.1
-# Of all that a run waits for, what its status names
-PARKS_AS = (
-    Status.AWAITING_EVENT,
-    Status.AWAITING_CHILD,
-    Status.SLEEPING,
-    Status.AWAITING_RETRY,
-)
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
 
 T = TypeVar("T")
@@ -52,6 +45,7 @@ class Execution:
 
     def __init__(self, claimed: ClaimedRun, host: Host) -> None:
         self.owner = claimed.ownership
+        self.scope = claimed.scope
         self.host = host
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -67,9 +61,9 @@ class Execution:
         self._handler: asyncio.Task[None] | None = None
         self.steering = Steering()
         self._operations = Operations()
-        self._notes: list[tuple[str, bytes]] = []  # that are to be written before anything starts
-        self._noting: asyncio.Task[None] | None = None
-        self._park_check: asyncio.TimerHandle | None = None
+        self.notes = Notes(self._journal, self.commits)
+        self._park_check: asyncio.Handle | None = None
+        self._quiet = 0  # turns of the loop, seen by the look whether to park
         self._given_at = 0.0  # when the handler was last given something
         # The next two only where there is something to repeat or to read: they refer back to us,
         # and a new run that forms no cycle of references is freed without the garbage collector.
@@ -130,7 +124,8 @@ class Execution:
             self._replay.stop()
         if self._news is not None:
             self._news.close()
-        for pending in (self._park_check, self._delivering, self._noting):
+        self.notes.close()
+        for pending in (self._park_check, self._delivering):
             if pending is not None:
                 pending.cancel()
         for attempt in range(100):
@@ -165,10 +160,16 @@ class Execution:
                 self.owner,
                 self.host.runs,
                 on_cancel=self.cancel_requested,
+                on_pause=self.suspend,
                 on_fenced=lambda: self.steering.ask(Steer.FENCED),
                 on_damage=self.steering.stall,
             )
         return self._news
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the handler has met a cancel, in this life or before."""
+        return self.cancel_delivered or self._cancel_at is not None
 
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller is on the loop that executes the run."""
@@ -203,7 +204,7 @@ class Execution:
         perform: Callable[[Operation], Awaitable[T]],
         read: Callable[[Entry], T],
         *,
-        fetch: Callable[[str], Awaitable[None]] | None = None,
+        fetch: Callable[[str, Entry], Awaitable[None]] | None = None,
     ) -> T:
         """Give the recorded outcome of an operation, or perform it and record the outcome.
 
@@ -219,6 +220,7 @@ class Execution:
         key, entry = self._journal.take(address)
         operation = Operation(key, entry, task)
         self._operations.add(operation)
+        self._quiet = 0
         self._rounds.asked(in_branch=task is not self._handler)
         if self._replay is not None:
             self._replay.asked()
@@ -232,6 +234,7 @@ class Execution:
             raise
         finally:
             self._operations.remove(operation)
+            self._quiet = 0
             self._given_at = self._loop.time()
             if self._suspending:
                 self._check_suspend()
@@ -244,7 +247,7 @@ class Execution:
         operation: Operation,
         entry: Entry,
         read: Callable[[Entry], T],
-        fetch: Callable[[str], Awaitable[None]] | None,
+        fetch: Callable[[str, Entry], Awaitable[None]] | None,
     ) -> T:
         turn = operation.turn = self._rounds.recorded(
             operation.key, is_alone=self._is_alone(operation)
@@ -261,7 +264,7 @@ class Execution:
         is_late = False
         try:
             if fetch is not None and entry.kind is EntryKind.RESULT:
-                fetching = asyncio.ensure_future(fetch(operation.key))
+                fetching = asyncio.ensure_future(fetch(operation.key, entry))
                 await self._outlast(fetching)
                 is_late = operation.is_cancelled
                 fetching.result()
@@ -273,6 +276,14 @@ class Execution:
                 f"What is recorded of {operation.key} no longer fits the code: {error}"
             )
             await self._operations.never()
+
+    async def end_branches(self) -> None:
+        """Cancel what the handler has left under way beside itself, and wait for its end."""
+        while tasks := {each.task for each in self._operations} - {self._handler}:
+            for task in tasks:
+                if not task.cancelling():  # one that cleans up already is let do so
+                    task.cancel()
+            await asyncio.wait(tasks)
 
     async def until_cancelled(self) -> NoReturn:
         """Let an operation wait for the cancellation that is on its way."""
@@ -293,6 +304,7 @@ class Execution:
         operation.state = State.WAITING
         operation.coming = coming
         operation.until = until
+        operation.coming = coming
         operation.parks_as = parks_as
         if self._suspending:
             self._check_suspend()
@@ -324,43 +336,10 @@ class Execution:
                 # the step been done elsewhere. The next beat tells.
                 operation.state = State.HELD
                 await asyncio.sleep(LEASE_LOOK)
-            elif self._notes or self._noting is not None:
-                await self._write_notes()
+            elif not self.notes.are_written:
+                await self.notes.write(self.written)
             else:
                 return
-
-    def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
-        """Give the key of a note, and what is noted there or `make` makes now.
-
-        It is written before anything starts, so nothing that comes after it can be repeated with
-        another one.
-        """
-        key, entry = self._journal.take(address)
-        if entry is not None and entry.kind is EntryKind.NOTE:
-            return key, entry.payload
-        payload = make()
-        self._notes.append((key, payload))
-        return key, payload
-
-    def is_noted_or_new(self, address: str) -> bool:
-        """Tell whether a note is there, or can be made since nothing is recorded behind here."""
-        if self._journal.peek(address)[1] is None and self.is_replaying:
-            return False
-        self.note(address, lambda: b"")
-        return True
-
-    async def _write_notes(self) -> None:
-        if self._noting is None:
-            notes, self._notes = self._notes, []
-            self._noting = self._loop.create_task(self._write(notes))
-        # Whoever else wants to start meanwhile waits for the same.
-        await asyncio.wait([self._noting])
-
-    async def _write(self, notes: list[tuple[str, bytes]]) -> None:
-        for key, payload in notes:
-            if not await self.written(key, self.commits.note(key, payload)):
-                await self._operations.never()
-        self._noting = None
 
     def _is_blocked(self) -> bool:
         return (
@@ -380,6 +359,7 @@ class Execution:
         self._meet_cancel()
         if not self._is_blocked():
             self._operations.release()
+            self.check_park_later()  # a look that came while we were blocked was in vain
 
     # What is written
 
@@ -577,7 +557,15 @@ class Execution:
             self._park_check = self._loop.call_later(after, self._check_park)
 
     def _check_park(self) -> None:
-        """Ask to be parked where everything pending is a wait that the store will end."""
+        """Ask to be parked where everything pending is a wait that the store will end.
+
+        A loop that is busy is late with this, and may have yet to tell the handler what has just
+        ended, or the members of a group that they are cancelled.
+        """
+        self._quiet += 1
+        if self._quiet < SETTLE_TURNS:
+            self._park_check = self._loop.call_soon(self._check_park)
+            return
         self._park_check = None
         now = self._loop.time()
         soon = now + self.host.inline_wait
@@ -587,10 +575,7 @@ class Execution:
             if stays > 0 and self.host.has_room():
                 self.check_park_later(after=stays)
                 return
-            kinds = {operation.parks_as for operation in operations}
-            status = next(status for status in PARKS_AS if status in kinds)
-            waits = [operation.key for operation in operations]
-            timed = [each.key for each in operations if each.until < math.inf]
+            status, waits, timed = operations.parking()
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 
     def _seen(self) -> int:

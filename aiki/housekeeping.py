@@ -97,10 +97,16 @@ class Housekeeping:
         self._hint(self._cascade, 0.0)
 
     async def _fire_timers(self) -> float:
-        count, left = await self._store.timers.fire()
+        loop, count = asyncio.get_running_loop(), BATCH
+        left: float | None = None
+        asked = loop.time()
         while count == BATCH:
+            asked = loop.time()
             count, left = await self._store.timers.fire()
-        return TIMERS_EVERY if left is None else min(left, TIMERS_EVERY)
+        if left is None:
+            return TIMERS_EVERY
+        # From when we asked: by when the answer is written to disk and read, it is old.
+        return max(0.0, min(left, TIMERS_EVERY) - (loop.time() - asked))
 
     async def _cascade(self) -> float:
         while await self._store.children.cascade():

@@ -57,9 +57,10 @@ class Journal:
         key = f"{address}#{self._asked.get(address, 0)}"
         return key, self._untaken.get(key)
 
-    def take(self, address: str) -> tuple[str, Entry | None]:
+    def take(self, address: str, *, is_note: bool = False) -> tuple[str, Entry | None]:
         """Give the next step at an address its key, and what is recorded under it.
 
+        A note that is not there says nothing of how far the handler has come: it may be new code.
         Raises LimitExceeded for a step too many.
         """
         number = self._asked.get(address, 0)
@@ -68,7 +69,7 @@ class Journal:
         entry = self._untaken.pop(key, None)
         self._taken += 1
         if entry is None:
-            self._met_new = True
+            self._met_new = self._met_new or not is_note
             # Counted as they are asked for, not as they are recorded: a replay repeats that, and
             # steps that are under way at once are as many.
             if self._taken > MAX_ENTRIES:

@@ -32,8 +32,12 @@ class Mail:
         return future
 
     def put_back(self, message: Message) -> None:
-        """Take back a message that was handed out and not consumed; it is the next one again."""
-        self._messages[message.topic].appendleft(message)
+        """Take back a message that was handed out and not consumed, to its place in the order."""
+        later = self._messages[message.topic]
+        earlier: list[Message] = []
+        while later and later[0].number < message.number:
+            earlier.append(later.popleft())
+        later.extendleft([message, *reversed(earlier)])
         self._hand_out(message.topic)
 
     def _hand_out(self, topic: str) -> None:

@@ -6,6 +6,7 @@ How they stand is kept in one small hash, and each result in its child's record.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -42,6 +43,7 @@ class ChildMap:
         self._calls = calls
         self._parallel = max_parallel
         self._is_strict = on_error == "raise"
+        self._origin = execution.scope
         self._key = ""
         self._results: list[Any] = []
 
@@ -56,9 +58,10 @@ class ChildMap:
 
     # What is recorded
 
-    async def _fetch(self, key: str) -> None:
+    async def _fetch(self, key: str, entry: Entry) -> None:
         """Read the results of a map that is recorded as done."""
         self._key = key
+        self._origin = str(json.loads(entry.payload)["of"])  # a fork has the record of another run
         self._results = await self._outcomes()
 
     def _read(self, entry: Entry) -> list[Any]:
@@ -79,7 +82,7 @@ class ChildMap:
         try:
             while True:
                 await run.works(operation)
-                state = await self._store.read_map(run.owner.run_id, self._key)
+                state = await self._store.read_map(run.owner.run_id, scoped(run, self._key))
                 if self._is_strict and state.first_failed is not None:
                     await self._fail(operation, state.first_failed, begun)
                 if state.ended == len(self._calls):
@@ -136,15 +139,15 @@ class ChildMap:
             results = await self._outcomes()
         except LimitExceeded as error:
             await self._record_failure(operation, error, begun)
-        count = b"%d" % len(results)
-        await run.record(operation, run.commits.step(EntryKind.RESULT, operation, 1, begun, count))
+        told = json.dumps({"children": len(results), "of": self._origin}).encode()
+        await run.record(operation, run.commits.step(EntryKind.RESULT, operation, 1, begun, told))
         return results
 
     async def _fail(self, operation: Operation, failed: int, begun: float) -> NoReturn:
         """Have the others end, and raise what the first one has failed with."""
         run = self._execution
         child_id = self._child_id(failed)
-        left = await self._store.still_mapped(run.owner.run_id, self._key)
+        left = await self._store.still_mapped(run.owner.run_id, scoped(run, self._key))
         others = [self._child_id(number) for number in left]
         await self._store.cancel(others, f"child {child_id} of the same map failed")
         status, payload = (await self._store.outcomes([child_id]))[0] or (Status.FAILED, b"")
@@ -188,7 +191,14 @@ class ChildMap:
         return results
 
     def _child_id(self, number: int) -> str:
-        return child_run_id(self._execution.owner.run_id, f"{self._key}/{number}")
+        origin, _, generation = self._origin.partition("~")
+        key = f"{self._key}~{generation}" if generation else self._key
+        return child_run_id(origin, f"{key}/{number}")
+
+
+def scoped(run: Execution, key: str) -> str:
+    """Give a key that no other generation of the run has."""
+    return key + run.scope.removeprefix(run.owner.run_id)
 
 
 def new_child(call: Call[Any]) -> NewChild:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from aiki.codec import Codec
 from aiki.durations import Seconds, seconds
@@ -17,6 +17,8 @@ from aiki.errors import DataError, LimitExceeded
 from aiki.names import checked_tag
 
 When: TypeAlias = Seconds | datetime
+OnParentClose: TypeAlias = Literal["cancel", "abandon", "wait"]
+OnConflict: TypeAlias = Literal["error", "return_existing"]
 
 MAX_TAGS = 20
 MAX_MEMO = 4096  # bytes of JSON: it is read whenever the run is listed
@@ -100,3 +102,21 @@ def _moment(value: datetime, what: str) -> str:
         )
     # Upwards: what is to happen at a moment never happens before it.
     return str(max(0, -((_BEGIN - given) // timedelta(milliseconds=1))))
+
+
+def checked_on_conflict(value: object) -> OnConflict:
+    """Return what becomes of a second start with an idempotency key. Raises `DataError`."""
+    if value == "error":
+        return "error"
+    if value == "return_existing":
+        return "return_existing"
+    raise DataError(f'on_conflict is "error" or "return_existing", not {value!r:.100}')
+
+
+def checked_on_close(value: object) -> OnParentClose:
+    """Return what becomes of a child when its parent ends. Raises `DataError`."""
+    for known in get_args(OnParentClose):
+        if value == known:
+            choice: OnParentClose = known
+            return choice
+    raise DataError(f'on_parent_close is "cancel", "abandon" or "wait", not {value!r:.100}')

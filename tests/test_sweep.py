@@ -126,6 +126,19 @@ async def stray_in_quarantine(scene: Scene) -> str:
     return owner.run_id
 
 
+@mended_as("was not listed by when it is due")
+async def lost_schedule(scene: Scene) -> str:
+    await scene.schedule()
+    await scene.command("ZREM", scene.base + "schedules", "a schedule")
+    return "schedule a schedule"
+
+
+@mended_as("was listed and does not exist")
+async def stray_schedule(scene: Scene) -> str:
+    await scene.command("ZADD", scene.base + "schedules", 9_999_999_999_999, "gone")
+    return "schedule gone"
+
+
 @mended_as("was a string")
 async def no_index(scene: Scene) -> str:
     await scene.parked()
@@ -175,6 +188,11 @@ async def test_the_sweep_finds_nothing_in_a_healthy_store(scene: Scene) -> None:
     for status in FINAL:
         await scene.finish(await scene.running(worker), status)
     await scene.store.runs.stall(await scene.running(worker), "a reason")
+    rests = await scene.parked(worker)
+    await scene.store.control.pause(rests.run_id, timeout=60)
+    gone = await scene.running(worker)
+    await scene.finish(gone)
+    await scene.store.control.delete(gone.run_id, timeout=60)
     for status in WAITING:
         await scene.parked(worker, status=status)
     await scene.cancel((await scene.running(worker)).run_id)
@@ -191,7 +209,7 @@ async def test_the_sweep_finds_nothing_in_a_healthy_store(scene: Scene) -> None:
     statuses = {
         await scene.status(key.removeprefix("run:"))
         for key in await scene.keys()
-        if key.startswith("run:") and key.count(":") == 1
+        if key.startswith("run:") and key.count(":") == 1 and key != f"run:{gone.run_id}"
     }
     assert statuses == set(Status)
     await audit(scene)

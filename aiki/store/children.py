@@ -121,7 +121,7 @@ class Children:
         found: list[tuple[Status, bytes] | None] = []
         try:
             for status, result, failure in await asyncio.gather(*asked):
-                over = None if status is None else Status(status.decode())
+                over = None if status in (None, b"deleted") else Status(status.decode())
                 outcome = result if over is Status.COMPLETED else failure
                 found.append((over, outcome or b"") if over is not None and over.is_final else None)
         except (StoreRefused, ValueError) as error:

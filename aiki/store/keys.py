@@ -16,9 +16,13 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 def new_run_id(partition: int) -> str:
     """Make a run id: its partition, then 48 bits of time and 80 random ones, so ids sort by age."""
-    number = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
-    digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]
-    return f"{partition}-{''.join(digits)}"
+    return _run_id(partition, time.time_ns() // 1_000_000, secrets.randbits(80))
+
+
+def occurrence_run_id(partition: int, schedule: str, occurrence: int) -> str:
+    """Give the id of the one run that an occurrence of a schedule may have."""
+    digest = hashlib.blake2b(f"{schedule}\n{occurrence}".encode(), digest_size=10).digest()
+    return _run_id(partition, occurrence, int.from_bytes(digest))
 
 
 def child_run_id(parent: str, key: str) -> str:
@@ -37,6 +41,12 @@ def new_token() -> str:
 def prefix(namespace: str, partition: int) -> str:
     """Give what every key of a partition begins with."""
     return f"aiki:{namespace}:{{{partition}}}:"
+
+
+def _run_id(partition: int, milliseconds: int, rest: int) -> str:
+    number = (milliseconds << 80) | rest
+    digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]
+    return f"{partition}-{''.join(digits)}"
 
 
 def partition_of(run_id: str) -> int | None:

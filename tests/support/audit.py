@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -13,10 +14,11 @@ KEYS = (
     r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:children|:map:.+)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
-    r"index:(active|scheduled|awaiting_retry|sleeping|awaiting_event|awaiting_child|stalled|completed|failed|cancelled)/[^/:]+",
+    rf"index:(active|{'|'.join(Status)})/[^/:]+",
     r"tag:.+",
     r"worker:[^:]+(:runs|:streams|:notices)?",
-    r"meta|streams|timers|workers|supervisors|quarantine|pulse|sweep|unserved|cascades",
+    r"schedule:[^:/{}]+",
+    r"meta|streams|schedules|timers|workers|supervisors|quarantine|pulse|sweep|unserved|cascades",
 )
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 
@@ -40,7 +42,11 @@ async def audit_indexes(scene: Scene) -> None:
         for name, record in dump.items()
         if re.fullmatch(r"run:[^:]+", name)
     }
-    for name in dump:
+    # Of a run that was deleted there is a memory and nothing else.
+    deleted = {run_id for run_id in records if records[run_id] == {"status": "deleted"}}
+    gone = {f"run:{run_id}" for run_id in deleted}
+    records = {run_id: records[run_id] for run_id in records.keys() - deleted}
+    for name in dump.keys() - gone:
         match = re.fullmatch("|".join(KEYS), name)
         if match is None or (match["run"] and match["run"] not in records):
             problems.append(f"nobody owns the key {name}")
@@ -89,13 +95,38 @@ async def audit_indexes(scene: Scene) -> None:
         there = {name for name in ("start", "finish") if f"{run_id}!{name}" in deadlines}
         if there - allowed or (needed - there and status not in FINAL and "cancel" not in record):
             problems.append(f"{run_id} has the deadlines {there}, needs {needed} of {allowed}")
+        if record.get("pause") == "1" and (status is Status.QUEUED or status in WAITING):
+            problems.append(f"{run_id} is {status} and is to be paused")
         if status in FINAL and not ("result" in record) ^ ("failure" in record):
             problems.append(f"{run_id} is over and has not one outcome")
+    problems += _audit_schedules(dump)
     known = set(records)
     timers |= {member.partition("!")[0] for member in deadlines}
     strays = set(listed) | set(tagged) | (timers | alone | {run for run, _ in owned}) - known
     problems += [f"{run_id} is in an index and does not exist" for run_id in strays]
     assert not problems, "\n".join(problems)
+
+
+def _audit_schedules(dump: Dump) -> list[str]:
+    """Check that each schedule is listed, and as never due if it is paused."""
+    looked_at = {name.decode(): float(at) for name, at in dump.get("schedules", {}).items()}
+    records = {
+        name.removeprefix("schedule:"): record
+        for name, record in dump.items()
+        if name.startswith("schedule:")
+    }
+    problems = [f"schedule {name} is no schedule" for name in looked_at.keys() - records.keys()]
+    for name, record in records.items():
+        due, at = float(record[b"due"]), looked_at.get(name)
+        if at is None or (at == math.inf) != (record.get(b"paused") == b"1"):
+            problems.append(f"schedule {name}, due {due}, is looked at {at}")
+        waiting = [line.split()[0].decode() for line in record.get(b"buffer", b"").splitlines()]
+        problems += [
+            f"run {run_id} of schedule {name} is buffered and is there"
+            for run_id in waiting
+            if f"run:{run_id}" in dump
+        ]
+    return problems
 
 
 def _members(dump: Dump, name: str) -> set[str]:

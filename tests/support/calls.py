@@ -9,7 +9,16 @@ from typing import Any
 from aiki.records import EntryKind, Ownership, ReadyEntry, entry_rest
 from aiki.states import Status
 from aiki.store.children import NewChild
-from tests.support.store import ALONE, POOL, STREAM, VERSION, WORKFLOW, Scene, entry_of
+from tests.support.store import (
+    ALONE,
+    POOL,
+    STREAM,
+    TIMEOUT,
+    VERSION,
+    WORKFLOW,
+    Scene,
+    entry_of,
+)
 
 RUN, WORKER, HEIR = "0-run", "worker-a", "worker-b"
 
@@ -187,6 +196,27 @@ async def attempt(scene: Scene) -> list[Argument]:
     return [RUN, owner.token, "step#0", "60000", entry_rest(2, 2, 5, "a label", b"it failed")]
 
 
+@call("heartbeat_step", 0)
+async def heartbeat(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "step#0", entry_rest(2, 0, 5, "a label", b"\n40")]
+
+
+@call("heartbeat_step", 1)
+async def heartbeat_of_a_later_attempt(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    await scene.attempt(owner, "step#0", number=1)
+    return [RUN, owner.token, "step#0", entry_rest(2, 1, 70, "a label", b"it failed\n40")]
+
+
+@call("heartbeat_step", 0)
+async def heartbeat_that_comes_too_late(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0")
+    return [RUN, owner.token, "step#0", entry_rest(2, 0, 5, "a label", b"\n40")]
+
+
 @call("abandon_step", 0)
 async def abandon(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
@@ -250,7 +280,7 @@ async def taking_of_a_message(scene: Scene) -> list[Argument]:
     return [RUN, owner.token, "event/paid#0", entry_of(owner, EntryKind.RESULT, b"1"), "1"]
 
 
-@call("read_news", [b"1", b"0", None, None, [b"1", b"event/paid\n1"]])
+@call("read_news", [b"1", b"0", None, None, [b"1", b"event/paid\n1"], None])
 async def reading_of_news(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.post(RUN)
@@ -560,3 +590,173 @@ async def watch_of_an_end(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.finish(owner)
     return [RUN, scene.base + "inbox:x"]
+
+
+@call("start_runs", [[b"GONE", RUN.encode()]])
+async def start_of_a_run_that_was_deleted(scene: Scene) -> list[Argument]:
+    await scene.finish(await _owned(scene))
+    await scene.store.control.delete(RUN, timeout=TIMEOUT)
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", ""]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_queued_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_parent(scene: Scene) -> list[Argument]:
+    await _parent(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.park(owner, status=Status.AWAITING_CHILD)
+    return ["0-child", "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0")
+    await scene.park(owner, "step#0")
+    return [RUN, "a reason"]
+
+
+@call("pause_run", [b"OK", b"running"])
+async def pause_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN]
+
+
+@call("pause_run", [b"OK", b"paused"])
+async def pause_of_a_queued_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    return [RUN]
+
+
+@call("pause_run", [b"OK", b"paused"])
+async def pause_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0")
+    await scene.park(owner, "step#0")
+    return [RUN]
+
+
+@call("release_run", b"OK", b"STALE")
+async def release_of_a_run_that_is_to_rest(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.control.pause(RUN, timeout=TIMEOUT)
+    return [RUN, owner.epoch, WORKER]
+
+
+@call("request_cancel", b"queued")
+async def cancel_of_a_run_that_rests(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.release(RUN, owner.epoch, WORKER)
+    await scene.store.control.pause(RUN, timeout=TIMEOUT)
+    return [RUN, "a reason"]
+
+
+@call("resume_run", [b"OK", b"queued"])
+async def resumption(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    await scene.store.control.pause(RUN, timeout=TIMEOUT)
+    return [RUN]
+
+
+@call("resume_run", [b"OK", b"queued"])
+async def resumption_of_a_stalled_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.stall(owner, "a reason")
+    return [RUN]
+
+
+@call("resume_run", [b"OK", b"running"])
+async def resumption_before_the_run_rests(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    await scene.store.control.pause(RUN, timeout=TIMEOUT)
+    return [RUN]
+
+
+async def _failed(scene: Scene) -> Ownership:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0", kind=EntryKind.FAILURE)
+    await scene.commit(owner, "step#1")
+    await scene.finish(owner, Status.FAILED)
+    return owner
+
+
+@call("retry_run", [b"OK", b"queued"])
+async def retry(scene: Scene) -> list[Argument]:
+    owner = await _failed(scene)
+    return [RUN, owner.epoch, "1", "step#0", "step#1"]
+
+
+@call("retry_run", [b"CHANGED"])
+async def retry_of_what_was_read_before(scene: Scene) -> list[Argument]:
+    await _failed(scene)
+    return [RUN, "0", "1", "step#0", "step#1"]
+
+
+@call("retry_later", b"OK", b"FENCED")
+async def attempt_later(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0", kind=EntryKind.FAILURE)
+    await scene.commit(owner, "step#1")
+    later = ["2", "1700000000000", "60000", "it failed", "1"]
+    return [RUN, owner.token, WORKER, *later, "step#0", "step#1"]
+
+
+@call("retry_later", b"OK", b"FENCED")
+async def attempt_of_a_cancelled_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    return [RUN, owner.token, WORKER, "2", "1700000000000", "60000", "it failed", "0"]
+
+
+@call("continue_run", b"OK", b"FENCED")
+async def continuation(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0")
+    await scene.post(RUN)
+    return [RUN, owner.token, WORKER, b"{}"]
+
+
+@call("fork_run", [b"OK", b"0-fork"])
+async def fork(scene: Scene) -> list[Argument]:
+    await _failed(scene)
+    return [scene.store.store_id, "0-fork", RUN, RUN, "1", "step#0", "step#1"]
+
+
+@call("fork_run", [b"CHANGED"])
+async def fork_of_what_is_there_no_more(scene: Scene) -> list[Argument]:
+    await _failed(scene)
+    return [scene.store.store_id, "0-fork", RUN, RUN, "1", "step#2"]
+
+
+@call("delete_run", [b"OK"])
+async def deletion(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    owner = await scene.running(WORKER, run_id=RUN, key="key")
+    await scene.commit(owner, "step#0")
+    await scene.finish(owner)
+    return [RUN, "7200"]
+
+
+@call("delete_run", [b"REFUSED", b"running"])
+async def deletion_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "7200"]

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from aiki.records import Ownership
+from aiki.records import NextAttempt, Ownership
 from aiki.states import Status
 from aiki.store.children import Children, NewChild
+from aiki.store.control import Control
 from aiki.store.runs import Runs
 
 T = TypeVar("T")
@@ -41,6 +42,10 @@ class MortalRuns(Runs):
     ) -> int | bytes:
         commit = super().commit_attempt
         return await self.write(owner, lambda: commit(owner, key, delay_ms, rest))
+
+    async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
+        beat = super().heartbeat_step
+        return await self.write(owner, lambda: beat(owner, key, rest))
 
     async def abandon_step(
         self, owner: Ownership, key: str, entry: bytes, *, deliver_cancel: bool = False
@@ -130,6 +135,22 @@ class MortalRuns(Runs):
         future = asyncio.get_running_loop().create_future()
         self._silent.append(future)
         await future
+
+
+class MortalControl(Control):
+    """The same for what an owner does to let its run go on in another way."""
+
+    def __init__(self, control: Control, runs: MortalRuns) -> None:
+        vars(self).update(vars(control))
+        self._runs = runs
+
+    async def retry_later(self, owner: Ownership, attempt: NextAttempt) -> bytes:
+        later = super().retry_later
+        return await self._runs.write(owner, lambda: later(owner, attempt))
+
+    async def continue_run(self, owner: Ownership, payload: bytes) -> bytes:
+        anew = super().continue_run
+        return await self._runs.write(owner, lambda: anew(owner, payload))
 
 
 class MortalChildren(Children):

@@ -16,9 +16,13 @@ from aiki.records import (
     EntryKind,
     Ownership,
     ReadyEntry,
+    ScheduleRecord,
+    StoredSchedule,
     closed_entry,
     entry_rest,
 )
+from aiki.schedule import every as by_interval
+from aiki.schedule import timing
 from aiki.states import Status
 from aiki.store import Store
 from aiki.store.connection import Address
@@ -216,6 +220,38 @@ class Scene:
         """Read the first of a listing."""
         return await (await self.store.catalog.reading(**asked)).next(count)
 
+    async def schedule(
+        self,
+        name: str = "a schedule",
+        *,
+        overlap: str = "skip",
+        every: float = 3600,
+        due_in: float = 3600,
+        replace: bool = False,
+        more: str = "",
+    ) -> StoredSchedule:
+        """Activate a schedule whose next planned time is so many seconds away."""
+        rule = timing(by_interval(every))
+        new = StoredSchedule(
+            name, f"{overlap} {rule}", WORKFLOW, VERSION, POOL, b"{}", overlap, rule.to_json(), more
+        )
+        now = await self.store.schedules.now(timeout=TIMEOUT)
+        planned = now + round(due_in * 1000)
+        await self.store.schedules.activate(new, planned, planned, replace=replace, timeout=TIMEOUT)
+        return new
+
+    async def schedule_record(self, name: str = "a schedule") -> ScheduleRecord:
+        """Read a schedule."""
+        return await self.store.schedules.record(name, timeout=TIMEOUT)
+
+    async def trigger(
+        self, run_id: str, *, name: str = "a schedule", overlap: str = "", occurrence: int = 1000
+    ) -> tuple[str, list[str]]:
+        """Ask for a run of a schedule."""
+        return await self.store.schedules.trigger(
+            name, overlap, run_id, occurrence, timeout=TIMEOUT
+        )
+
     async def finish(self, owner: Ownership, status: Status = Status.COMPLETED) -> bytes:
         """End a run."""
         return await self.store.runs.finish(owner, status, b"the outcome", [])
@@ -326,7 +362,7 @@ def without_clocks(dump: Dump) -> Dump:
     """Leave out what is written anew whenever somebody beats or looks."""
     clocks = {
         name: sorted(dump[name])
-        for name in ("workers", "supervisors", "pulse", "sweep")
+        for name in ("workers", "supervisors", "schedules", "pulse", "sweep")
         if isinstance(dump.get(name), dict)
     }
     return {name: value for name, value in dump.items() if name != "unserved"} | clocks

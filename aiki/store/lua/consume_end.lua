@@ -16,7 +16,7 @@ if f[1] ~= ARGV[2] then
 end
 local c = redis.call('HMGET', born, 'status', 'result', 'failure', 'workflow', 'held')
 local to = c[1]
-if not to then
+if not to or to == 'deleted' then
   return { 'GONE' }
 end
 if to ~= 'completed' and to ~= 'failed' and to ~= 'cancelled' then

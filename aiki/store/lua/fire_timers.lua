@@ -10,12 +10,14 @@
 local p = KEYS[1]
 local at = now()
 local due = redis.call('ZRANGE', p .. 'timers', '-inf', ms(at), 'BYSCORE', 'LIMIT', '0', ARGV[1])
-local woken = 0
+local woken, over = 0, {}
 local function wake(id)
   local run = p .. 'run:' .. id
-  local status = redis.call('HGET', run, 'status')
-  if WAITS[status] or status == 'scheduled' then
-    enqueue(id, run, queue_fields(run), status, ms(at))
+  -- As enqueue needs it, with the status behind
+  local r = redis.call('HMGET', run, 'workflow', 'version', 'pool', 'epoch', 'quarantine', 'pause',
+    'status')
+  if WAITS[r[7]] or r[7] == 'scheduled' then
+    enqueue(id, run, r, r[7], ms(at))
     woken = woken + 1
   end
 end
@@ -28,12 +30,15 @@ local function fire(member)
   elseif redis.call('HGET', p .. 'run:' .. id, 'epoch') == '0' then
     cancel(id, 'deadline: it was not started in time', ms(at))
   end
-  redis.call('ZREM', p .. 'timers', member)
+  over[#over + 1] = member
 end
 for _, member in ipairs(due) do
   if not pcall(fire, member) then
     redis.call('ZADD', p .. 'timers', ms(at + 10000), member) -- a damaged run holds nobody up
   end
+end
+if #over > 0 then
+  redis.call('ZREM', p .. 'timers', unpack(over))
 end
 local nearest = redis.call('ZRANGE', p .. 'timers', 0, 0, 'WITHSCORES')
 return { woken, nearest[2] and ms(math.max(0, nearest[2] - at)) or '' }

@@ -12,7 +12,7 @@ local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
 local f = redis.call('HMGET', run, 'status', 'owner', 'unread', 'ends')
-if not f[1] then
+if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 end
 if redis.call('ZSCORE', run .. ':seen', ARGV[2]) then

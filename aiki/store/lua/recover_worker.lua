@@ -8,7 +8,7 @@
 --       death against each run, ms within which a run that was recovered before is counted all
 --       the same ('' for none), deaths before quarantine, deaths before stalling, batch size
 -- Reply {'DONE' or 'MORE' or 'ALIVE', runs given back, runs stalled}
--- From  running -> queued; stalled where it ended too many workers, or cancelled where it was
+-- From  running -> queued, or paused where that is asked for; stalled where it ended too many workers, or cancelled where it was
 --       wanted before
 local p = KEYS[1]
 local incarnation = ARGV[1]

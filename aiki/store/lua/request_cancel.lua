@@ -5,7 +5,7 @@
 -- KEYS  the key prefix
 -- ARGV  run id, reason as stored
 -- Reply the status it has now; 'NONE' where there is no such run
--- From  queued or one that waits -> queued, or cancelled where nobody serves it; running ->
+-- From  queued, paused or one that waits -> queued, or cancelled where nobody serves it; running ->
 --       running; scheduled, stalled -> cancelled; a run that is over stays as it is
 local p = KEYS[1]
 return cancel(ARGV[1], ARGV[2], ms(now())) or 'NONE'

@@ -10,11 +10,13 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'token', 'cancel', 'news', 'kin', 'maps', 'owner')
+local f = redis.call('HMGET', run, 'token', 'cancel', 'news', 'kin', 'maps', 'owner', 'generation')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
-local journal, map = run .. ':journal', run .. ':map:' .. ARGV[3]
+-- A later generation of the run has the same keys.
+local name = ARGV[3] .. (f[7] and f[7] ~= '0' and '~' .. f[7] or '')
+local journal, map = run .. ':journal', run .. ':map:' .. name
 local old = redis.call('HGET', journal, ARGV[3])
 local kind, by = entry_head(old or '')
 if kind and kind ~= 'o' then
@@ -24,7 +26,7 @@ redis.call('HLEN', run .. ':children')
 local m = redis.call('HMGET', map, 'started', 'ended', 'wake_at', 'told')
 local started, ended = tonumber(m[1]) or 0, tonumber(m[2]) or 0
 for i = 12, #ARGV, 3 do
-  child(id, run, ARGV[i + 1], ARGV[3] .. '/' .. ARGV[i], ARGV[7], ARGV[8], ARGV[9], ARGV[10],
+  child(id, run, ARGV[i + 1], name .. '/' .. ARGV[i], ARGV[7], ARGV[8], ARGV[9], ARGV[10],
     ARGV[i + 2], '', '', ARGV[11])
   started = math.max(started, ARGV[i] + 1)
 end
@@ -34,7 +36,7 @@ if not old then
 end
 if not m[1] then
   redis.call('HSET', map, 'strict', ARGV[5])
-  redis.call('HSET', run, 'maps', (f[5] or '') .. ARGV[3] .. '\n')
+  redis.call('HSET', run, 'maps', (f[5] or '') .. name .. '\n')
 end
 -- What is wanted only grows, so a late copy of what was said before says nothing.
 local wanted, told = tonumber(ARGV[6]), tonumber(m[4]) or 0

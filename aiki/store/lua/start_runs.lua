@@ -6,8 +6,9 @@
 --       idempotency key ('' for none), hash of version and input, what few runs have ('' for
 --       nothing): when to start, deadlines, tags, memo, as shared/start.lua says
 -- Reply {'STORE'} where this is another store than the caller knows; else for each run
---       {'OK', run id}, {'CONFLICT', run id} for the same key with another input, or
---       {'REFUSED', why} where its keys are damaged and nothing was changed
+--       {'OK', run id}, {'CONFLICT', run id} for the same key with another input,
+--       {'GONE', run id} for a run that was deleted, or {'REFUSED', why} where its keys are
+--       damaged and nothing was changed
 -- From  no status -> queued, scheduled
 local p = KEYS[1]
 if redis.call('HGET', p .. 'meta', 'store') ~= ARGV[1] then

@@ -2,7 +2,7 @@
 -- uses: clock, waits, ready, index, enqueue, stir, mail, family
 -- Look slowly through the store for what should not be, and mend it from the run records:
 -- a run that nothing will ever move, an index or timer entry that its record does not bear out,
--- an index that is none.
+-- an index that is none; and likewise a schedule that nobody would look at.
 -- The place reached is kept in `sweep`, so that all housekeepers make one walk together.
 -- KEYS  the key prefix
 -- ARGV  ms between two steps, keys per step
@@ -98,6 +98,16 @@ local function check_run(id, run)
   end
 end
 
+-- Whoever looks after schedules goes by their index alone.
+local function check_schedule(id, key)
+  local f = redis.call('HMGET', key, 'due', 'paused')
+  local score = redis.call('ZSCORE', p .. 'schedules', id)
+  if f[1] and (not score or (score == 'inf') ~= (f[2] == '1')) then
+    redis.call('ZADD', p .. 'schedules', f[2] == '1' and '+inf' or f[1], id)
+    mend('schedule ' .. id, 'was not listed by when it is due')
+  end
+end
+
 -- Stray entries of a listing are never taken off by a move, so they gather among the oldest.
 -- Of timers, tags and quarantine any may be stray, so they are drawn at random.
 local function check_members(members, key, words, belongs)
@@ -118,7 +128,8 @@ local function check(key)
   local listed = string.match(name, '^index:([^/]+)/')
   local tag = string.match(name, '^tag:(.+)$')
   local is_set = string.match(name, '^worker:[^:]+:%a+$') or name == 'cascades'
-  local is_sorted = listed or tag or name == 'timers' or name == 'quarantine'
+  local schedule = string.match(name, '^schedule:(.+)$')
+  local is_sorted = listed or tag or name == 'timers' or name == 'quarantine' or name == 'schedules'
   local kind = (is_set or is_sorted) and redis.call('TYPE', key).ok
   if kind == 'none' then
     return -- what was mended just now was the last of it
@@ -127,6 +138,8 @@ local function check(key)
     mend(name, 'was a ' .. kind)
   elseif id then
     check_run(id, key)
+  elseif schedule then
+    check_schedule(schedule, key)
   elseif listed then
     check_members(redis.call('ZRANGE', key, 0, 20), key, 'was listed as ' .. listed .. ' and is not',
       function(f) return listed_as(f[1]) == listed end)
@@ -144,6 +157,13 @@ local function check(key)
   elseif name == 'quarantine' then
     check_members(redis.call('ZRANDMEMBER', key, 20), key, 'was counted in the quarantine',
       function(f) return f[2] == '1' and listed_as(f[1]) == 'active' end)
+  elseif name == 'schedules' then
+    for _, member in ipairs(redis.call('ZRANDMEMBER', key, 20)) do
+      if redis.call('EXISTS', p .. 'schedule:' .. member) == 0 then
+        redis.call('ZREM', key, member)
+        mend('schedule ' .. member, 'was listed and does not exist')
+      end
+    end
   end
 end
 

@@ -6,8 +6,10 @@ local function cancel(id, reason, at)
   local f = redis.call('HMGET', run, 'status', 'cancel', 'owner', 'watchers', 'entry', 'cancel_at',
     'kin')
   local status, asked = f[1], f[2]
-  if not status or status == 'completed' or status == 'failed' or status == 'cancelled' then
-    return status or nil
+  if not status or status == 'deleted' then
+    return nil
+  elseif status == 'completed' or status == 'failed' or status == 'cancelled' then
+    return status
   end
   local r = queue_fields(run)
   local stream = stream_of(r)
@@ -28,7 +30,17 @@ local function cancel(id, reason, at)
   if asked and status ~= 'running' then
     return status
   end
-  status = stir(id, run, status, f[3], at) -- it is the only part that may fail
+  -- The next is the only part that may fail.
+  if status == 'paused' then
+    r[6] = ''
+    enqueue(id, run, r, status, at)
+    status = 'queued'
+  else
+    status = stir(id, run, status, f[3], at)
+  end
+  if r[6] then
+    redis.call('HDEL', run, 'pause') -- who cleans up is not kept waiting
+  end
   redis.call('HSETNX', run, 'cancel', reason)
   return status
 end

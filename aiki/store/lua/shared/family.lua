@@ -4,7 +4,7 @@
 -- The record of a child is held until its parent has taken its end, or has ended itself.
 -- family(id, run, kin, to, at): what the end of a run means for its parent and its children. kin is
 -- '' for most runs; it has a p where there is a parent, and a c where there are children.
-local FINAL = { completed = true, failed = true, cancelled = true }
+local FINAL = { completed = true, failed = true, cancelled = true, deleted = true }
 local function told_parent(id, run, to, at)
   local k = redis.call('HMGET', run, 'parent', 'slot')
   local parent = p .. 'run:' .. k[1]
@@ -18,6 +18,9 @@ local function told_parent(id, run, to, at)
     local name, index = string.match(k[2], '^(.*)/(%d+)$')
     local map = parent .. ':map:' .. name
     local m = redis.call('HMGET', map, index, 'ended', 'wake_at', 'told', 'first', 'strict')
+    if not m[6] then
+      return -- its parent has continued as new
+    end
     local ended, wanted = (tonumber(m[2]) or 0) + 1, tonumber(m[3]) or 0
     local is_first = to ~= 'completed' and not m[5]
     local is_time = wanted > (tonumber(m[4]) or 0) and ended >= wanted

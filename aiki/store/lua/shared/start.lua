@@ -1,6 +1,7 @@
 -- start(id, workflow, version, pool, input, key, hash, more): store a run and offer it, once per
 -- id, and once per idempotency key ('' for none) while the run that has it is kept; `hash` is that
--- of version and input. Gives {'OK', run id}, or {'CONFLICT', run id} for a key with another input.
+-- of version and input. Gives {'OK', run id}, or {'CONFLICT', run id} for a key with another input, or
+-- {'GONE', run id} for a run that was deleted.
 -- Whatever can fail comes before the first write.
 -- `more` ('' or nil for nothing) is what few runs have: lines of a name and a value.
 --   at      when to offer it: ms of the server's clock, or +ms from now; till then it is scheduled
@@ -43,8 +44,9 @@ local function read_more(id, more)
 end
 local function start(id, workflow, version, pool, input, key, hash, more)
   local run = p .. 'run:' .. id
-  if redis.call('HGET', run, 'status') then
-    return { 'OK', id }
+  local status = redis.call('HGET', run, 'status')
+  if status then
+    return { status == 'deleted' and 'GONE' or 'OK', id }
   end
   local reference = ''
   if key ~= '' then
@@ -64,7 +66,8 @@ local function start(id, workflow, version, pool, input, key, hash, more)
       redis.call('ZADD', p .. 'timers', unpack(timers))
     end
   end
-  local status, listed, field, value = 'queued', 'active', 'entry', nil
+  local listed, field, value
+  status, listed, field, value = 'queued', 'active', 'entry', nil
   if due and due > at then
     open_stream(stream) -- what is listed is looked for by the names of the streams
     status, listed, field, value, at = 'scheduled', 'scheduled', 'wake', ms(due), ms(at)
