@@ -17,11 +17,13 @@ from aiki import (
 from tests.support.app import App, becomes, outcomes
 from tests.support.families import (
     children,
+    children_of,
     double,
     doubles,
     fails,
     sleeps,
 )
+from tests.support.waiting import eventually
 
 LONG = timedelta(hours=1)
 
@@ -95,10 +97,10 @@ async def test_a_child_that_is_cancelled_from_outside_raises_run_cancelled(app: 
     await app.serve(parents, children)
     handle = await parent.start(app.client)
     await becomes(handle, Status.AWAITING_CHILD)
-    (child,) = [run async for run in app.client.runs(workflow=children.name)]
-    assert "waits for its children: " + child.id in (await handle.status()).reason
-    await app.client.handle(child.id).cancel("not needed")
-    assert await handle.wait_for_completion(60) == f"{child.id} not needed"
+    (child_id,) = await eventually(lambda: children_of(app), what="a child")
+    assert "waits for its children: " + child_id in (await handle.status()).reason
+    await app.client.handle(child_id).cancel("not needed")
+    assert await handle.wait_for_completion(60) == f"{child_id} not needed"
 
 
 async def test_a_parent_cancels_a_child_by_its_handle_as_a_recorded_step(app: App) -> None:

@@ -138,8 +138,7 @@ async def test_a_child_is_kept_until_its_parent_has_taken_its_end(app: App) -> N
 
     await app.serve(parents, children, housekeeping=False)
     handle = await parent.start(app.client)
-    await eventually(lambda: children_of(app), what="a child")
-    (child_id,) = await children_of(app)
+    (child_id,) = await eventually(lambda: children_of(app), what="a child")
     child = doubles.handle(app.client, child_id)
     await child.wait_for_completion(60)
     await remove_what_is_over(app)
@@ -170,8 +169,7 @@ async def test_a_child_whose_end_nobody_takes_is_removed_once_its_parent_is_over
 
     await app.serve(parents, children, housekeeping=False)
     handle = await parent.start(app.client)
-    await eventually(lambda: children_of(app), what="a child")
-    (child_id,) = await children_of(app)
+    (child_id,) = await eventually(lambda: children_of(app), what="a child")
     await app.client.handle(child_id).wait_for_completion(60)
     await go_on.send(handle, None)
     await handle.wait_for_completion(60)

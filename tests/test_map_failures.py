@@ -81,7 +81,13 @@ async def test_a_child_that_is_cancelled_counts_as_one_that_fails(app: App) -> N
     handle = await mapped.start(app.client)
     await becomes(handle, Status.AWAITING_CHILD)
     assert "those of squares that are mapped" in (await handle.status()).reason
-    (victim, _) = [run.id async for run in app.client.runs(workflow=squares.name)]
+
+    async def both_wait() -> list[str]:  # a listing may leave out what moves meanwhile
+        waiting = app.client.runs(workflow=squares.name, status=Status.AWAITING_EVENT)
+        found = [run.id async for run in waiting]
+        return found if len(found) == 2 else []
+
+    victim, _ = await eventually(both_wait, what="the children that wait")
     await app.client.handle(victim).cancel("not this: one")
     assert await handle.wait_for_completion(DEADLINE) == [victim, "not this: one"]
 
