@@ -152,8 +152,14 @@ async def test_a_parked_parent_is_woken_once_for_all_of_its_children(app: App) -
     await app.serve(mapping, gated)
     handle = await mapped.start(app.client)
     await becomes(handle, Status.AWAITING_CHILD)
-    found = [run.id async for run in app.client.runs(workflow=gated.name)]
-    for run_id in found:
+
+    async def all_that_wait() -> list[str]:
+        # A page passes over runs that come to wait while it is read.
+        runs = app.client.runs(workflow=gated.name, status=Status.AWAITING_EVENT)
+        found = [run.id async for run in runs]
+        return found if len(found) == 50 else []
+
+    for run_id in await eventually(all_that_wait, DEADLINE):
         await go_on.send(app.client, run_id, None)
         await asyncio.sleep(0)
     assert await handle.wait_for_completion(DEADLINE) == sum(range(50))
