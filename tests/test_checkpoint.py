@@ -1,5 +1,7 @@
 """What of a failed attempt's journal the next one begins with."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from aiki import DataError, Failure
@@ -30,8 +32,7 @@ def failed_by(*tasks: str) -> Failure:
     return failure_from_exception(group.value)
 
 
-def names(keys: object) -> str:
-    assert isinstance(keys, list)
+def names(keys: Sequence[str]) -> str:
     return " ".join(key.partition(":")[0] for key in keys)
 
 
