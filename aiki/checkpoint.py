@@ -51,8 +51,14 @@ def checkpoint(journal: Mapping[str, Entry], failure: Failure | None) -> Checkpo
     journal = {key: entry for key, entry in journal.items() if key not in told}
     since = _since(journal, failure)
     late = {key: entry for key, entry in journal.items() if entry.seq >= since}
-    dropped = [key for key, entry in late.items() if entry.kind not in _KEPT]
-    loosened = [key for key, entry in late.items() if entry.kind is EntryKind.RESULT]
+    # What somebody else has decided is not tried again.
+    dropped = [
+        key
+        for key, entry in late.items()
+        if entry.kind not in _KEPT and not (entry.kind in _FAILED and key.startswith("promise/"))
+    ]
+    stays = [key for key in late if key not in set(dropped)]
+    loosened = [key for key in stays if late[key].kind in (EntryKind.RESULT, EntryKind.FAILURE)]
     gone = {*dropped, *loosened}
     return Checkpoint([key for key in journal if key not in gone], loosened, [*dropped, *told])
 

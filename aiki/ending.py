@@ -7,7 +7,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiki.checkpoint import is_undone
-from aiki.errors import DataError, DefinitionError, LimitExceeded, NonRetryable, TaskFailed
+from aiki.errors import (
+    DataError,
+    DefinitionError,
+    LimitExceeded,
+    NonRetryable,
+    RunCancelled,
+    RunFailed,
+    TaskFailed,
+)
 from aiki.records import ClaimedRun, EntryKind
 from aiki.run import Run
 from aiki.workflow import WorkflowVersion
@@ -61,6 +69,8 @@ class Ending:
             return False
         if isinstance(error, TaskFailed) and error.failure.type in _FINAL:
             return False
+        if isinstance(error, RunFailed | RunCancelled):
+            return False  # a child is over for good: its own policy has decided that
         spent = (self._run.execution.commits.server_now() - self.begun) / 1000
         self.delay = self._definition.retry.next_delay(
             self._claimed.attempt,

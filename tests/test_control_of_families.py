@@ -8,7 +8,9 @@ from aiki import (
     Run,
     RunFailed,
     Status,
+    awakeable,
     fixed,
+    reject,
     task,
     workflow,
 )
@@ -94,7 +96,62 @@ async def test_a_parent_goes_on_once_its_child_was_retried(site: Site) -> None:
     await child.handle(site.app.client, child_id).retry()
     await becomes(site.app.client.handle(child_id), Status.COMPLETED)
     await handle.retry()
-    assert await handle.wait_for_completion(60) == "worked"
+    # At once, and not when the sweep finds that it was not told
+    assert await handle.wait_for_completion(4) == "worked"
+
+
+async def test_a_child_that_failed_fails_its_parent_for_good(site: Site) -> None:
+    child_wf, wf = workflow("child"), workflow("parent")
+
+    @child_wf.v("1.0.0", retry=fixed(2, 0.01))
+    async def child(run: Run) -> None:
+        site.app.ledger.note(f"child {run.attempt}")
+        raise ConnectionError
+
+    @wf.v("1.0.0", retry=fixed(5, 0.01))
+    async def parent(run: Run, caught: bool) -> None:  # noqa: FBT001 - the input of a run
+        started = await child.start_as_child(run)
+        try:
+            await started.wait_for_completion()
+        except RunFailed:
+            if not caught:
+                raise
+            site.app.ledger.note(f"parent {run.attempt}")
+            raise ValueError from None
+
+    await site.app.serve(child_wf, wf)
+    handle = await parent.start(site.app.client, caught=False)
+    with pytest.raises(RunFailed):
+        await handle.wait_for_completion(60)
+    assert site.app.ledger.lines() == ["child 1", "child 2"]
+    handle = await parent.start(site.app.client, caught=True)
+    with pytest.raises(RunFailed, match="ValueError"):
+        await handle.wait_for_completion(60)
+    assert site.app.ledger.lines()[4:] == [f"parent {n}" for n in (1, 2, 3, 4, 5)]
+
+
+async def test_a_rejection_stays_one_when_the_run_is_retried(site: Site) -> None:
+    tokens: set[str] = set()
+
+    async def handler(run: Run) -> str:
+        promise = awakeable(run, "approval", str)
+        tokens.add(promise.token)
+        try:
+            return await promise.wait()
+        finally:
+            await site.work.start(run, "cleanup")
+
+    version = workflow("rejected").v("1.0.0", exec=handler)
+    await site.app.serve(version)
+    handle = await version.start(site.app.client)
+    await becomes(handle, Status.AWAITING_EVENT)
+    await reject(site.app.client, tokens.pop(), "no")
+    for _ in range(2):
+        with pytest.raises(RunFailed, match="no"):
+            await handle.wait_for_completion(10)
+        await handle.retry()
+    with pytest.raises(RunFailed, match="no"):
+        await handle.wait_for_completion(10)
 
 
 async def test_a_child_is_not_deleted_before_its_parent_has_taken_its_end(site: Site) -> None:

@@ -705,6 +705,16 @@ async def retry(scene: Scene) -> list[Argument]:
     return [RUN, owner.epoch, "1", "step#0", "step#1"]
 
 
+@call("retry_run", [b"OK", b"queued"])
+async def retry_of_a_run_whose_child_failed(scene: Scene) -> list[Argument]:
+    child = await scene.running(await scene.register(), run_id="0-child")
+    await scene.finish(child, Status.FAILED)
+    owner = await _owned(scene)
+    await scene.commit(owner, "end/0-child#0", kind=EntryKind.FAILURE)
+    await scene.finish(owner, Status.FAILED)
+    return [RUN, owner.epoch, "1", "end/0-child#0"]
+
+
 @call("retry_run", [b"CHANGED"])
 async def retry_of_what_was_read_before(scene: Scene) -> list[Argument]:
     await _failed(scene)

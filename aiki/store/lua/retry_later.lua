@@ -16,6 +16,7 @@ if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
 redis.call('HLEN', run .. ':journal')
+redis.call('HLEN', run .. ':mailbox')
 local r = queue_fields(run)
 local at = now()
 if f[2] or f[3] == '1' then

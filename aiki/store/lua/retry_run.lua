@@ -22,6 +22,7 @@ elseif f[2] ~= ARGV[2] then
   return { 'CHANGED' }
 end
 redis.call('HLEN', run .. ':journal')
+redis.call('HLEN', run .. ':mailbox')
 local r = queue_fields(run)
 r[6] = ''
 enqueue(id, run, r, 'failed', ms(now()), 'retried', ARGV[2])
