@@ -196,8 +196,6 @@ LOOKED_AT = {
     "aiki/store/runs.py": 420,
     "aiki/workflow.py": 420,
     "tests/support/calls.py": 900,
-    "tests/test_children.py": 610,
-    "tests/test_map.py": 530,
 }
 
 
