@@ -13,6 +13,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+REPLACED_AFTER = 0.01  # seconds; turns enough for every task of a run to hear that it is left
+
 
 class Job:
     """A function on its way through a thread."""
@@ -55,14 +57,21 @@ class Threads:
         job.outcome.cancel()  # or what it still raises would be reported as unheard
         with self._lock:
             job.is_left = True
-            if job.is_begun:
-                self._limit += 1
-                self._add_thread()
+            if not job.is_begun:
+                return
+            self._limit += 1
+        # A run that is left leaves all of its jobs, one task after the other: a thread that came at
+        # once would begin those whose turn has not come yet.
+        job.outcome.get_loop().call_later(REPLACED_AFTER, self._replace)
 
     def close(self) -> None:
         """Let the idle threads end. Those at work end after their function does."""
         for _ in range(self._threads):
             self._jobs.put(None)
+
+    def _replace(self) -> None:
+        with self._lock:
+            self._add_thread()
 
     def _add_thread(self) -> None:
         if self._threads < min(self._load, self._limit):
