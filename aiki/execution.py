@@ -304,7 +304,6 @@ class Execution:
         operation.state = State.WAITING
         operation.coming = coming
         operation.until = until
-        operation.coming = coming
         operation.parks_as = parks_as
         if self._suspending:
             self._check_suspend()

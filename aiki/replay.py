@@ -30,7 +30,7 @@ class Replay:
         self._limit = divergence_after
         self._on_diverged = on_diverged
         self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
+        self._watched = 0.0
         self._watching: asyncio.Handle | None = None
         self._quiet = 0.0
 
@@ -49,13 +49,17 @@ class Replay:
             self._watching.cancel()
 
     def _check(self) -> None:
-        """Judge the code once a second while it waits for what may never come."""
+        """Judge the code once a second while it waits for what may never come.
+
+        A look stands for one second however late it came: a loop that stood still does not make
+        the handler slow.
+        """
         self._watching = None
         operations = self._operations
-        ran = self._loop.time() - self._begun
+        self._watched += WATCH_EVERY
         abandoned = [op for op in operations if op.state is State.ABANDONED and op.entry]
         for operation in abandoned:
-            if operation.entry and ran > operation.entry.spent / 1000 + self._limit:
+            if operation.entry and self._watched > operation.entry.spent / 1000 + self._limit:
                 self._on_diverged(self._describe())
                 return
         held = operations.some_are(State.HELD)
@@ -63,8 +67,6 @@ class Replay:
         if busy or abandoned or not held or not self._rounds.is_replaying:
             self._quiet = 0.0
         else:
-            # A tick stands for one second however late it came: a loop that stood still does
-            # not make the handler slow.
             self._quiet += WATCH_EVERY
             if self._quiet >= self._limit:
                 self._on_diverged(self._describe())

@@ -16,6 +16,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 from aiki.records import Entry, EntryKind
@@ -28,12 +29,12 @@ PLACES = 1 << 16  # in a round; more than a run may have steps
 class Turn:
     """The place of one outcome in the order."""
 
-    __slots__ = ("expected_by", "future", "is_asked", "is_known", "round", "seq")
+    __slots__ = ("future", "is_asked", "is_known", "patience", "round", "seq")
 
-    def __init__(self, seq: int, *, is_asked: bool, expected_by: float = math.inf) -> None:
+    def __init__(self, seq: int, *, is_asked: bool) -> None:
         self.seq = seq
         self.is_asked = is_asked
-        self.expected_by = expected_by  # by the loop's clock
+        self.patience = math.inf  # seconds for which it is waited for once it is asked for
         self.is_known = False
         self.round: dict[int, Turn] | None = None
         self.future: asyncio.Future[None] | None = None
@@ -73,6 +74,7 @@ class Rounds:
         self._settle = 0
         self._pumping: asyncio.Handle | None = None
         self._patience: asyncio.Handle | None = None
+        self._is_impatient = False
         self._recorded: dict[str, Turn] = {}
         self._steps: set[Turn] = set()  # recorded, not given, and no mere marks of abandonment
         self._last = max((entry.seq for entry in recorded.values()), default=0)
@@ -85,7 +87,7 @@ class Rounds:
             if seq == 0:  # of an attempt that failed: not waited for, it comes when it is asked for
                 continue
             if entry.kind is EntryKind.ABANDONED:
-                turn.expected_by = self._loop.time() + entry.spent / 1000 + PATIENCE
+                turn.patience = entry.spent / 1000 + PATIENCE
             if seq // PLACES != number:
                 number = seq // PLACES
                 self._rounds.append({})
@@ -229,8 +231,10 @@ class Rounds:
             self._open = None
         if all(turn.is_known for turn in front.values()):
             self._give(self._take_front())
+        elif self._is_impatient:
+            self._skip()
         elif self._known and self._patience is None:
-            self._patience = self._loop.call_later(PATIENCE, self._skip)
+            self._patience = self._loop.call_later(PATIENCE, self._lose_patience)
 
     def _take_front(self) -> dict[int, Turn]:
         front = self._rounds.popleft()
@@ -242,6 +246,7 @@ class Rounds:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+        self._is_impatient = False
         self._known -= len(front)
         self._settle = SETTLE_TURNS
         if self._lonely in front.values():
@@ -256,20 +261,33 @@ class Rounds:
         if self._rounds or self.is_replaying:
             self._pump_soon()
 
+    def _lose_patience(self) -> None:
+        """Let come what a loop that stood still has kept waiting, then go on without the rest."""
+        self._patience = None
+        self._is_impatient = True
+        self._settle = SETTLE_TURNS
+        self._pump_soon()
+
     def _skip(self) -> None:
         """Wait no longer for outcomes that nobody asks for, up to the first that is known.
 
-        Nor for steps that were abandoned and, by the time that took, should have been again.
+        Nor for steps that were abandoned and, by the time that took, should have been again. Each
+        of our waits counts as `PATIENCE` however long it took: a handler is not to be ahead of
+        its time-outs because the loop was slow.
         """
-        self._patience = None
-        now = self._loop.time()
+        self._is_impatient = False
+        stuck: list[list[Turn]] = []
         for waiting in self._rounds:
-            missing = [turn for turn in waiting.values() if not turn.is_known]
-            if any(turn.is_asked and turn.expected_by > now for turn in missing):
+            stuck.append([turn for turn in waiting.values() if not turn.is_known])
+            if len(stuck[-1]) < len(waiting):
+                break
+        for turn in chain.from_iterable(stuck):
+            turn.patience -= PATIENCE
+        for missing in stuck:
+            if any(turn.is_asked and turn.patience > 0 for turn in missing):
                 break
             for turn in missing:
-                turn.round = None
-                del waiting[turn.seq]
-            if waiting:
-                break
+                if turn.round is not None:
+                    del turn.round[turn.seq]
+                    turn.round = None
         self._pump_soon()

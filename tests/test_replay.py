@@ -1,12 +1,17 @@
 """A run comes to the same, whatever happens to its owners meanwhile, and repeats nothing."""
 
+import asyncio
+import time
+
 import pytest
 
-from aiki import Run, Status, start_many, workflow
+from aiki import Run, Status, start_many, task, workflow
 from aiki.handle import Handle
+from aiki.rounds import PATIENCE
 from tests.support.app import App
 from tests.support.lives import check_lives, one_life, recorded_effects
-from tests.support.programs import WITNESS, Program, work
+from tests.support.programs import SHORT, WITNESS, Play, Program, tick, work
+from tests.support.waiting import eventually
 from tests.support.waiting_programs import EVERY_PROGRAM as PROGRAMS
 from tests.support.waiting_programs import EVERY_WORKFLOW as WORKFLOWS
 
@@ -42,6 +47,48 @@ async def test_always_suspended_a_run_has_a_life_for_each_step_and_one_for_its_e
     lives = 4 if mode == "suspend" else 1
     assert begun == [handle.id] * lives
     assert (await app.client.store.runs.snapshot(handle.id, timeout=10)).epoch == lives
+
+
+async def test_a_loop_that_stands_still_puts_no_branch_ahead_of_a_time_out(app: App) -> None:
+    arrived, opened = asyncio.Event(), asyncio.Event()
+    stalls: list[float] = []
+
+    @task
+    async def gate() -> None:
+        arrived.set()
+        await opened.wait()
+
+    async def handler(run: Run) -> str:
+        play = Play(run)
+        seen: list[str] = []
+        if stalls:
+            # Before the time-out passes again, and for longer than a replay is patient
+            asyncio.get_running_loop().call_later(SHORT / 2, time.sleep, stalls.pop())
+
+        async def timed() -> None:
+            try:
+                await asyncio.wait_for(play.hangs("a"), SHORT)
+            except TimeoutError:
+                seen.append(await play.work("late"))
+
+        timing = asyncio.create_task(timed())
+        while not seen:
+            await play.step(tick)
+        await timing
+        await gate.start(run)
+        return "".join(seen)
+
+    version = workflow("stalls").v("1.0.0", exec=handler)
+    worker = await app.serve(version)
+    handle = await version.start(app.client)
+    await arrived.wait()
+    await app.end(worker)
+    stalls.append(PATIENCE + 2 * SHORT)
+    await app.serve(version)
+    await eventually(lambda: not stalls, what="a life whose loop stands still")
+    opened.set()
+    assert await handle.wait_for_completion(60) == "LATE"
+    check_lives(handle)
 
 
 @named
