@@ -30,6 +30,7 @@ from aiki.run import Run
 from aiki.states import Status
 from aiki.step import CurrentStep, current_step
 from aiki.task import Task, task
+from aiki.topic import Chunk, Progress, Topic, topic
 from aiki.waits import TIMEOUT, Timeout
 from aiki.worker import RedisStreams, Worker, worker
 from aiki.workflow import Start, Workflow, WorkflowVersion, workflow
@@ -39,6 +40,7 @@ __all__ = [
     "AikiError",
     "Awakeable",
     "Call",
+    "Chunk",
     "Client",
     "ConfigError",
     "Conflict",
@@ -52,6 +54,7 @@ __all__ = [
     "LimitExceeded",
     "NonRetryable",
     "NotFound",
+    "Progress",
     "RecordedStep",
     "RedisStreams",
     "Registry",
@@ -70,6 +73,7 @@ __all__ = [
     "Task",
     "TaskFailed",
     "Timeout",
+    "Topic",
     "Worker",
     "Workflow",
     "WorkflowVersion",
@@ -85,6 +89,7 @@ __all__ = [
     "resolve",
     "start_many",
     "task",
+    "topic",
     "worker",
     "workflow",
 ]

@@ -79,6 +79,7 @@ class Actor:
     async def _follow(self, run: Execution) -> bool:
         """Do what the run asks for; tell whether it goes on."""
         what, detail = await run.steering.wish
+        await run.flush()
         match what:
             case Steer.ENDED:
                 await self._finish(run, *detail)

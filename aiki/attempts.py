@@ -12,6 +12,7 @@ from aiki.execution import Execution
 from aiki.failures import failure_from_exception, failure_to_json, task_failed
 from aiki.once import Once
 from aiki.operation import Operation, State
+from aiki.publisher import Outlet
 from aiki.records import Entry, EntryKind
 from aiki.states import Status
 from aiki.step import CurrentStep, StepSpec, ThreadLeft, call
@@ -62,11 +63,16 @@ class Attempts:
             await run.may_start(operation)
             operation.state = State.EXECUTING
             try:
-                about = CurrentStep(run_id, attempt, f"{run_id}/{operation.key}")
-                value = await call(spec, about, args, kwargs, run.host.threads)
+                outlet = Outlet(operation.key, attempt, run)
+                about = CurrentStep(run_id, attempt, f"{run_id}/{operation.key}", outlet)
+                try:
+                    value = await call(spec, about, args, kwargs, run.host.threads)
+                finally:
+                    outlet.close()
                 if operation.is_cancelled:
                     raise asyncio.CancelledError  # noqa: TRY301 - the task caught it
                 payload, value = commits.encoded(spec, value)
+                await run.flush()
             except BaseException as caught:
                 if run.is_closing(caught, operation.task):
                     raise

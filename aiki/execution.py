@@ -23,6 +23,7 @@ from aiki.errors import AikiError, DataError
 from aiki.journal import Journal
 from aiki.newsdesk import NewsDesk
 from aiki.operation import Host, Operation, Operations, State
+from aiki.publisher import Publisher
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
 from aiki.rounds import Rounds, Turn
@@ -39,6 +40,8 @@ PARKS_AS = (
     Status.AWAITING_RETRY,
 )
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
+
+_making = threading.Lock()  # a publisher, by whoever is the first to ask
 
 T = TypeVar("T")
 
@@ -70,6 +73,8 @@ class Execution:
         # and a new run that forms no cycle of references is freed without the garbage collector.
         self._known_news = claimed.news
         self._news: NewsDesk | None = None
+        self._streams = claimed.streams
+        self._publisher: Publisher | None = None
         self._replay: Replay | None = None
         if claimed.journal:
             self._rounds.on_replayed = self._go_on
@@ -125,6 +130,8 @@ class Execution:
             self._replay.stop()
         if self._news is not None:
             self._news.close()
+        if self._publisher is not None:
+            self._publisher.stop()
         for pending in (self._park_check, self._delivering, self._noting):
             if pending is not None:
                 pending.cancel()
@@ -139,6 +146,11 @@ class Execution:
                 task.cancel()
             await asyncio.sleep(0 if attempt < 10 else 0.01)  # noqa: PLR2004 - at once, then patient
         return False
+
+    async def flush(self) -> None:
+        """Wait until what was published is in the store."""
+        if self._publisher is not None:
+            await self._publisher.flush()
 
     def describe(self) -> list[dict[str, object]]:
         """Say what the handler waits for."""
@@ -164,6 +176,21 @@ class Execution:
                 on_damage=self.steering.stall,
             )
         return self._news
+
+    @property
+    def publisher(self) -> Publisher:
+        """What the run publishes; tasks ask for it in any thread."""
+        with _making:
+            if self._publisher is None:
+                self._publisher = Publisher(
+                    self.owner,
+                    self.host.streams,
+                    self._streams,
+                    written=self.written,
+                    now_ms=self.commits.server_now,
+                    loop=self._loop,
+                )
+            return self._publisher
 
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller is on the loop that executes the run."""

@@ -13,6 +13,7 @@ from aiki.rounds import Turn
 from aiki.states import Status
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
+from aiki.store.streams import Streams
 from aiki.threads import Threads
 
 
@@ -43,6 +44,7 @@ class Host:
 
     runs: Runs
     mailbox: Mailbox
+    streams: Streams
     threads: Threads
     label: str
     inline_wait: float

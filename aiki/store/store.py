@@ -14,6 +14,7 @@ from aiki.store.mailbox import Mailbox
 from aiki.store.preflight import Preflight
 from aiki.store.runs import Runs
 from aiki.store.scripts import SCRIPTS
+from aiki.store.streams import Streams
 from aiki.store.timers import Timers
 from aiki.store.workers import Workers
 
@@ -54,6 +55,7 @@ class Store:
         self.runs = Runs(self.link, base, self.store_id)
         self.workers = Workers(self.link, base, self.store_id)
         self.mailbox = Mailbox(self.link, base)
+        self.streams = Streams(self.link, base)
         self.timers = Timers(self.link, base)
         self.catalog = Catalog(self.link, base)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from aiki.records import parse_streams
 from aiki.states import FINAL, WAITING, Status
 from tests.support.store import Dump, Scene
 
 # Every key that may be there, and which run it belongs to where it belongs to one.
 KEYS = (
-    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen)?",
+    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:stream:[^:]+)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
     r"index:(active|awaiting_retry|sleeping|awaiting_event|stalled|completed|failed|cancelled)/[^/:]+",
@@ -79,6 +80,11 @@ async def audit_indexes(scene: Scene) -> None:
         ]
         if status in FINAL and not ("result" in record) ^ ("failure" in record):
             problems.append(f"{run_id} is over and has not one outcome")
+    for name, stream in dump.items():
+        if (match := re.fullmatch(r"run:([^:]+):stream:([^:]+)", name)) is not None:
+            noted = parse_streams(records[match[1]].get("streams", "").encode())
+            if len(stream) != noted[match[2]].chunks:
+                problems.append(f"{name} has {len(stream)} chunks, and {noted} are noted")
     known = set(records)
     strays = set(listed) | (timers | alone | {run for run, _ in owned}) - known
     problems += [f"{run_id} is in an index and does not exist" for run_id in strays]

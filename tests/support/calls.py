@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiki.records import EntryKind, Ownership, ReadyEntry, entry_rest
+from aiki.records import EntryKind, Ownership, ReadyEntry, StreamNote, entry_rest, stream_lines
 from aiki.states import Status
 from tests.support.store import ALONE, POOL, STREAM, VERSION, WORKFLOW, Scene, entry_of
 
@@ -285,6 +285,48 @@ async def waking_up_of_a_parked_run(scene: Scene) -> list[Argument]:
     await scene.store.runs.open_wait(owner, "sleep/x#0", _NO_PAYLOAD, lasts_ms=60000)
     await scene.park(owner, "sleep/x#0", status=Status.SLEEPING)
     return [RUN, "request", "60000"]
+
+
+_TWO_CHUNKS = stream_lines({"text": StreamNote(1, 2, 10)})
+
+
+def _chunks(first: int) -> list[Argument]:
+    return ["text", f"0-{first}", b"1 0 \n1", "text", f"0-{first + 1}", b"1 1 \n2"]
+
+
+@call("publish_chunks", 0)
+async def publishing(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1)]
+
+
+@call("publish_chunks", 0)
+async def publishing_of_more(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
+    notes = stream_lines({"text": StreamNote(2, 4, 20, is_closed=True)})
+    return [RUN, owner.token, "2", "4", notes, *_chunks(3)]
+
+
+@call("note_progress", 0)
+async def progress(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "1700000000000 1.0 2.0"]
+
+
+@call("read_chunks", [b"running", _TWO_CHUNKS, [b"1 1 \n2"]])
+async def reading_of_chunks(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
+    return [RUN, "text", "0-2", "100"]
+
+
+@call("remove_run", 1, 0)
+async def removal_of_a_run_that_has_published(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
+    await scene.finish(owner)
+    return ["0", "100", WORKFLOW]
 
 
 @call("finish_run", b"OK")

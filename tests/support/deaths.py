@@ -1,12 +1,13 @@
 """Owners of runs that die in the middle of their work, as the store sees it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from aiki.records import Ownership
+from aiki.records import Ownership, StreamNote
 from aiki.states import Status
 from aiki.store.runs import Runs
+from aiki.store.streams import Streams
 
 T = TypeVar("T")
 
@@ -33,19 +34,19 @@ class MortalRuns(Runs):
 
     async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
         commit = super().commit_step
-        return await self._write(owner, lambda: commit(owner, key, entry))
+        return await self.write(owner, lambda: commit(owner, key, entry))
 
     async def commit_attempt(
         self, owner: Ownership, key: str, delay_ms: int, rest: bytes
     ) -> int | bytes:
         commit = super().commit_attempt
-        return await self._write(owner, lambda: commit(owner, key, delay_ms, rest))
+        return await self.write(owner, lambda: commit(owner, key, delay_ms, rest))
 
     async def abandon_step(
         self, owner: Ownership, key: str, entry: bytes, *, deliver_cancel: bool = False
     ) -> int | bytes:
         abandon = super().abandon_step
-        return await self._write(
+        return await self.write(
             owner, lambda: abandon(owner, key, entry, deliver_cancel=deliver_cancel)
         )
 
@@ -59,7 +60,7 @@ class MortalRuns(Runs):
         until_ms: int | None = None,
     ) -> Any:
         begin = super().open_wait
-        return await self._write(
+        return await self.write(
             owner, lambda: begin(owner, key, rest, lasts_ms=lasts_ms, until_ms=until_ms)
         )
 
@@ -67,13 +68,13 @@ class MortalRuns(Runs):
         self, owner: Ownership, key: str, entry: bytes, *, seen: int | None, woken: bool
     ) -> Any:
         end = super().end_wait
-        return await self._write(owner, lambda: end(owner, key, entry, seen=seen, woken=woken))
+        return await self.write(owner, lambda: end(owner, key, entry, seen=seen, woken=woken))
 
     async def consume_message(
         self, owner: Ownership, key: str, entry: bytes, number: int
     ) -> int | bytes:
         consume = super().consume_message
-        return await self._write(owner, lambda: consume(owner, key, entry, number))
+        return await self.write(owner, lambda: consume(owner, key, entry, number))
 
     async def park(
         self,
@@ -84,7 +85,7 @@ class MortalRuns(Runs):
         timed: Sequence[str],
     ) -> bytes:
         park = super().park
-        return await self._write(owner, lambda: park(owner, status, seen, waits, timed))
+        return await self.write(owner, lambda: park(owner, status, seen, waits, timed))
 
     async def finish(
         self,
@@ -94,13 +95,13 @@ class MortalRuns(Runs):
         abandoned: Sequence[tuple[str, bytes]],
     ) -> bytes:
         finish = super().finish
-        reply = await self._write(owner, lambda: finish(owner, status, payload, abandoned))
+        reply = await self.write(owner, lambda: finish(owner, status, payload, abandoned))
         self.over.add(owner.run_id)
         return reply
 
     async def stall(self, owner: Ownership, reason: str) -> bytes:
         stall = super().stall
-        reply = await self._write(owner, lambda: stall(owner, reason))
+        reply = await self.write(owner, lambda: stall(owner, reason))
         self.over.add(owner.run_id)
         return reply
 
@@ -109,7 +110,8 @@ class MortalRuns(Runs):
             await self._never()
         return await super().release(run_id, epoch, incarnation)
 
-    async def _write(self, owner: Ownership, send: Callable[[], Awaitable[T]]) -> T:
+    async def write(self, owner: Ownership, send: Callable[[], Awaitable[T]]) -> T:
+        """Make a write, unless the owner is dead."""
         run_id = owner.run_id
         left = self.left.get(run_id)
         if left == 0:
@@ -128,3 +130,21 @@ class MortalRuns(Runs):
         future = asyncio.get_running_loop().create_future()
         self._silent.append(future)
         await future
+
+
+class MortalStreams(Streams):
+    """Lets the same owners publish, as writes among the others."""
+
+    def __init__(self, streams: Streams, runs: MortalRuns) -> None:
+        vars(self).update(vars(streams))
+        self._runs = runs
+
+    async def publish(
+        self,
+        owner: Ownership,
+        published: int,
+        notes: Mapping[str, StreamNote],
+        chunks: Sequence[tuple[str, int, bytes]],
+    ) -> int | bytes:
+        publish, noted = super().publish, dict(notes)
+        return await self._runs.write(owner, lambda: publish(owner, published, noted, chunks))

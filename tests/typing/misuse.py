@@ -2,7 +2,7 @@
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
-from aiki import Client, Registry, Run, WorkflowVersion, task, workflow
+from aiki import Client, Registry, Run, WorkflowVersion, task, topic, workflow
 
 
 @task
@@ -40,6 +40,17 @@ async def a_workflow_wants_a_client_and_its_arguments(run: Run, client: Client) 
     orders_v1.start(client, 1.0)  # type: ignore[unused-coroutine]
     handle = await orders_v1.start(client, 1.0)
     return await handle.wait_for_completion()  # type: ignore[return-value]
+
+
+words = topic("words", str)
+
+
+async def a_topic_has_chunks_of_its_type(run: Run, client: Client) -> None:
+    run.publish(words, 1)  # type: ignore[misc]
+    run.publish("words", "a word")  # type: ignore[arg-type]
+    run.progress("half")  # type: ignore[arg-type]
+    async for chunk in client.handle("id").stream(words):
+        chunk.data + 1  # type: ignore[operator]
 
 
 def options_about_one_run_are_no_definition(registry: Registry) -> WorkflowVersion[[float], bool]:

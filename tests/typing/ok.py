@@ -100,6 +100,20 @@ def covariance() -> tuple[Task[[str], object, object], Start[[str], object], Cal
     return sending, orders_v2, orders_v2.bind("id")
 
 
+words = aiki.topic("words", str)
+points = aiki.topic("orders", Order)
+
+
+async def streams(handle: Handle[str], run: Run, order: Order) -> None:
+    run.publish(words, "a word")
+    aiki.current_step().publish(points, order)
+    run.progress(1, 2.5)
+    async for chunk in handle.stream(points, from_offset=3):
+        assert_type(chunk, aiki.Chunk[Order])
+        assert_type(chunk.data.total, float)
+    assert_type(await handle.progress(), aiki.Progress | None)
+
+
 async def starts(client: Client, run: Run, order: Order) -> None:
     handle = await orders_v1.start(client, order, client=True)
     assert_type(handle, Handle[str])

@@ -15,10 +15,14 @@ for i = 3, #ARGV do
     for _, id in ipairs(due) do
       local run = p .. 'run:' .. id
       -- A listing may be wrong; a run that is not over is never removed.
-      local f = redis.pcall('HMGET', run, 'status', 'reference')
+      local f = redis.pcall('HMGET', run, 'status', 'reference', 'streams')
       if f[1] == status then
         if f[2] then
           redis.call('DEL', p .. f[2])
+        end
+        -- Its owner notes its streams, each in a line: three words and the topic.
+        for topic in string.gmatch(f[3] or '', '%S+ %S+ %S+ ([^\n]+)\n') do
+          redis.call('UNLINK', run .. ':stream:' .. topic)
         end
         redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen')
       end
