@@ -1,10 +1,12 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
+from aiki.ask import Query
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
 from aiki.client import Call, Client, client, start_many
 from aiki.durations import Seconds
 from aiki.errors import (
     AikiError,
+    AskFailed,
     ConfigError,
     Conflict,
     DataError,
@@ -38,6 +40,7 @@ from aiki.workflow import Start, Workflow, WorkflowVersion, workflow
 __all__ = [
     "TIMEOUT",
     "AikiError",
+    "AskFailed",
     "Awakeable",
     "Call",
     "Chunk",
@@ -55,6 +58,7 @@ __all__ = [
     "NonRetryable",
     "NotFound",
     "Progress",
+    "Query",
     "RecordedStep",
     "RedisStreams",
     "Registry",

@@ -39,7 +39,7 @@ class Actor:
         except DataError as error:
             await self._stall(f"The run's input does not fit the code: {error}")
             return
-        run = self._run = Run(self.claimed, self._host)
+        run = self._run = Run(self.claimed, self._host, self._definition.asked)
         run.begin(lambda: self._definition.handler(run, *args, **kwargs))
         # What was asked while the run's older actor was still ending
         if self._is_notified:

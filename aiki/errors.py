@@ -67,7 +67,7 @@ class Conflict(AikiError):
 
 
 class NotFound(AikiError):
-    """There is no such run: it never existed, or its retention has ended."""
+    """There is no such run: it never existed, or its retention has ended; or nothing to ask."""
 
 
 class InvalidTransition(AikiError):
@@ -107,7 +107,16 @@ class RunCancelled(AikiError):
 
 
 class Rejected(AikiError):
-    """What the run waits for was rejected by whoever was to decide it."""
+    """What the run waits for was rejected by whoever was to decide it, or an update by the run."""
+
+
+class AskFailed(AikiError):
+    """The code of a query or an update has failed; the run that was asked goes on."""
+
+    def __init__(self, message: str, *, run_id: str, failure: Failure) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.failure = failure
 
 
 class StoreUnavailable(AikiError):

@@ -15,12 +15,15 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
+from aiki.answers import Answers
+from aiki.asked import Asked
 from aiki.commits import Commits
 from aiki.errors import AikiError, DataError
 from aiki.journal import Journal
+from aiki.mail import is_asked
 from aiki.newsdesk import NewsDesk
 from aiki.operation import Host, Operation, Operations, State
 from aiki.publisher import Publisher
@@ -49,7 +52,7 @@ T = TypeVar("T")
 class Execution:
     """One owner's execution of one run."""
 
-    def __init__(self, claimed: ClaimedRun, host: Host) -> None:
+    def __init__(self, claimed: ClaimedRun, host: Host, asked: Mapping[str, Asked]) -> None:
         self.owner = claimed.ownership
         self.host = host
         self._loop = asyncio.get_running_loop()
@@ -75,6 +78,9 @@ class Execution:
         self._news: NewsDesk | None = None
         self._streams = claimed.streams
         self._publisher: Publisher | None = None
+        self.asked = asked
+        self._states: dict[type[Any], Any] = {}
+        self._answers: Answers | None = None
         self._replay: Replay | None = None
         if claimed.journal:
             self._rounds.on_replayed = self._go_on
@@ -92,6 +98,8 @@ class Execution:
         """Start the handler; `steering` tells what comes of it."""
         name = f"aiki run {self.owner.run_id}"
         self._handler = self._loop.create_task(self._handle(handler), name=name)
+        if is_asked(self._known_news.mail):
+            self._answer()
 
     def steer_again(self) -> None:
         """Go on after a park that the store refused."""
@@ -126,12 +134,9 @@ class Execution:
         """
         self.is_closed = self._operations.is_closed = True
         self._rounds.stop()
-        if self._replay is not None:
-            self._replay.stop()
-        if self._news is not None:
-            self._news.close()
-        if self._publisher is not None:
-            self._publisher.stop()
+        for part in (self._replay, self._news, self._publisher, self._answers):
+            if part is not None:
+                part.stop()
         for pending in (self._park_check, self._delivering, self._noting):
             if pending is not None:
                 pending.cancel()
@@ -174,6 +179,7 @@ class Execution:
                 on_cancel=self.cancel_requested,
                 on_fenced=lambda: self.steering.ask(Steer.FENCED),
                 on_damage=self.steering.stall,
+                on_asked=self._answer,
             )
         return self._news
 
@@ -191,6 +197,27 @@ class Execution:
                     loop=self._loop,
                 )
             return self._publisher
+
+    def state(self, kind: type[T]) -> T:
+        """Give the run's one object of a class, made when it is asked for first."""
+        if kind not in self._states:
+            self._states[kind] = kind()
+        found: T = self._states[kind]
+        return found
+
+    def _answer(self) -> None:
+        """Answer what is asked of the run, now or once nothing is repeated any more."""
+        if self._answers is None:
+            self._answers = Answers(
+                self.owner,
+                self.asked,
+                self.host.mailbox,
+                mail=lambda: self.news.mail,
+                state=self.state,
+                is_ready=lambda: not (self._rounds.is_replaying or self.is_closed),
+                written=self.written,
+            )
+        self._answers.look()
 
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller is on the loop that executes the run."""
@@ -372,6 +399,8 @@ class Execution:
     def _go_on(self) -> None:
         """Do what had to wait, unless it still has to."""
         self._meet_cancel()
+        if self._answers is not None:
+            self._answers.look()
         if not self._is_blocked():
             self._operations.release()
 
@@ -573,6 +602,9 @@ class Execution:
     def _check_park(self) -> None:
         """Ask to be parked where everything pending is a wait that the store will end."""
         self._park_check = None
+        if self._answers is not None and self._answers.is_busy:
+            self.check_park_later()
+            return
         soon = self._loop.time() + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):

@@ -16,6 +16,7 @@ from aiki.durations import Seconds, seconds
 from aiki.errors import DataError, Failure, RunCancelled, RunFailed
 from aiki.failures import failure_from_json
 from aiki.hints import Hints
+from aiki.question import Question
 from aiki.records import Entry, EntryKind, RunSnapshot
 from aiki.states import WAITING, Status
 from aiki.store import Store
@@ -195,6 +196,29 @@ class Handle(Generic[R_co]):
             return None
         at, done, total = note.decode().split(" ")
         return Progress(float(done), float(total) if total else None, moment(int(at)))
+
+    async def question(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        timeout: float | None,
+        update_id: str | None = None,
+        answer_key: str = "",
+    ) -> bytes:
+        """Ask the run, and give the stored answer. `Query.ask` and `Update.ask` are this."""
+        asked = Question(self.id, topic, payload, update_id, answer_key)
+        doors = self._store.mailbox, self._hints, self._completions
+        try:
+            async with asyncio.timeout(timeout):
+                return await asked.ask(*doors, timeout=self._timeout)
+        except TimeoutError:
+            now = await self.status()
+            why_not = f" and {now.reason}" if now.reason else ""
+            raise TimeoutError(
+                f"run {self.id} has not answered {topic.replace('/', ' ', 1)} within "
+                f"{timeout:g} s: it is {now.status}{why_not}"
+            ) from None
 
     async def journal(self) -> list[RecordedStep]:
         """Read what is recorded of the run's steps, in the order in which they were recorded.

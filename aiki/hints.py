@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from aiki.store import Store
-
-POLL = 30.0  # seconds; a hint that is lost costs this much at most, and a quarter
 
 
 class Heard:
@@ -18,6 +15,7 @@ class Heard:
     def __init__(self) -> None:
         self._bell = asyncio.Event()
         self.messages: list[bytes] = []
+        self.is_to_ask = False  # since what was said may be lost, or will not be said
 
     def ring(self, message: bytes = b"") -> None:
         """Have who listens look."""
@@ -25,10 +23,15 @@ class Heard:
             self.messages.append(message)
         self._bell.set()
 
-    async def wait(self, at_most: float = POLL) -> None:
+    def ask_again(self) -> None:
+        """Have who listens ask for what may not have been heard."""
+        self.is_to_ask = True
+        self._bell.set()
+
+    async def wait(self, at_most: float) -> None:
         """Wait until there is reason to look, or it was not heard for so long."""
         try:
-            async with asyncio.timeout(at_most * random.uniform(0.75, 1.25)):  # noqa: S311 - jitter
+            async with asyncio.timeout(at_most):
                 await self._bell.wait()
         except TimeoutError:
             pass
@@ -75,4 +78,4 @@ class Hints:
     def _ring_all(self) -> None:
         for listeners in self._listeners.values():
             for heard in listeners:
-                heard.ring()
+                heard.ask_again()

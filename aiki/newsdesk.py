@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from aiki.errors import AikiError
-from aiki.mail import Mail
+from aiki.mail import Mail, is_asked
 from aiki.records import News, Ownership
 from aiki.store.runs import CANCEL_WANTED, Runs
 
@@ -27,12 +27,14 @@ class NewsDesk:
         on_cancel: Callable[[], None],
         on_fenced: Callable[[], None],
         on_damage: Callable[[str], None],
+        on_asked: Callable[[], None],
     ) -> None:
         self._owner = owner
         self._runs = runs
         self._on_cancel = on_cancel
         self._on_fenced = on_fenced
         self._on_damage = on_damage
+        self._on_asked = on_asked
         self._known = known
         self._mail: Mail | None = None
         self._is_told = False
@@ -82,7 +84,7 @@ class NewsDesk:
         while self._asking is not None:
             await asyncio.wait([self._asking])
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Ask no more."""
         if self._asking is not None:
             self._asking.cancel()
@@ -106,6 +108,8 @@ class NewsDesk:
         mail, woken = self.mail, news.wakes > self._known.wakes
         self._known = news
         mail.arrived(news.mail)
+        if is_asked(news.mail):
+            self._on_asked()
         if woken:
             for sleeper in list(self._sleepers):
                 if not sleeper.done():

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
+from aiki.asked import Asked
 from aiki.attempts import Attempts
 from aiki.durations import Seconds, seconds
 from aiki.errors import DataError, DefinitionError
@@ -23,15 +24,19 @@ from aiki.waits import Waits
 
 T = TypeVar("T")
 
+_NOTHING: Mapping[str, Asked] = {}
+
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
 
 
 class Run:
     """One execution of a workflow, as its handler sees it."""
 
-    def __init__(self, claimed: ClaimedRun, host: Host) -> None:
+    def __init__(
+        self, claimed: ClaimedRun, host: Host, asked: Mapping[str, Asked] = _NOTHING
+    ) -> None:
         self.id = claimed.ownership.run_id
-        self.execution = Execution(claimed, host)
+        self.execution = Execution(claimed, host, asked)
         self._attempts = Attempts(self.execution)
         self._specs: dict[str, StepSpec] = {}
         self._draws = 0
@@ -98,6 +103,15 @@ class Run:
         if known is None:
             known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
         return known
+
+    def state(self, kind: type[T]) -> T:
+        """Give what queries and updates of the run see: its one object of a class.
+
+        It is made by `kind()` when it is asked for first, and anew whenever the handler is
+        repeated, which sets it as it did before.
+        """
+        self.check_here("the run's state was asked for")
+        return self.execution.state(kind)
 
     def publish(self, topic: Topic[T], chunk: T, /) -> None:
         """Publish a chunk, for those who read `handle.stream(topic)`; nothing waits for them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from aiki.completion import Completions
 from aiki.hints import Hints
 from aiki.store.streams import Streams
 from aiki.topic import Chunk, Topic
+
+POLL = 30.0  # seconds; a hint that is lost costs this much at most, and a quarter
 
 
 async def follow(
@@ -38,7 +41,7 @@ async def follow(
                     over = asyncio.ensure_future(completions.wait(run_id))
                     over.add_done_callback(lambda _: heard.ring())
                 if not chunks:
-                    await heard.wait()
+                    await heard.wait(POLL * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
     finally:
         if over is not None and not over.cancel() and not over.cancelled():
             over.exception()  # whatever it is, the next read meets it

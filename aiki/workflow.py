@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import EllipsisType, FunctionType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from aiki.annotations import resolved
+from aiki.ask import Query, query
+from aiki.asked import Asked
 from aiki.client import Call, Client, StartOptions
 from aiki.codec import Arguments, Codec
 from aiki.definition import (
@@ -26,6 +28,8 @@ from aiki.run import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = ParamSpec("Q")
+A = TypeVar("A")
 R_co = TypeVar("R_co", covariant=True)
 
 OnConflict: TypeAlias = Literal["error", "return_existing"]
@@ -47,6 +51,7 @@ class Start(Generic[P, R_co]):
     identity: tuple[str, str]
     source: str
     options: StartOptions
+    asked: dict[str, Asked] = field(default_factory=dict[str, Asked])
 
     def __post_init__(self) -> None:
         vars(self).update(appearance(self.handler))
@@ -131,6 +136,23 @@ class WorkflowVersion(Start[P, R_co]):
     def __call__(self, run: Run, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Call the plain handler, outside of any run."""
         return self.handler(run, *args, **kwargs)
+
+    @overload
+    def query(self, fn: Callable[Concatenate[Any, Q], A], /) -> Query[Q, A]: ...
+    @overload
+    def query(
+        self, /, *, name: str
+    ) -> Callable[[Callable[Concatenate[Any, Q], A]], Query[Q, A]]: ...
+    def query(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+        """Define what a run of this version can be asked: `@v1.query`, or `@v1.query(name=…)`.
+
+        It is a plain `def` whose first parameter is the run's state, annotated with the class that
+        the handler gives to `run.state`. It must not change the state. Its other parameters come
+        from who asks. Raises `DefinitionError` for what cannot work.
+        """
+        if fn is None:
+            return partial(query, name=name, known=self.asked)
+        return query(fn, name, self.asked)
 
     @overload
     def with_options(self, *, pool: str | EllipsisType = ...) -> WorkflowVersion[P, R_co]: ...

