@@ -1,6 +1,6 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
-from aiki.ask import Query
+from aiki.ask import Query, Update
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
 from aiki.client import Call, Client, client, start_many
 from aiki.durations import Seconds
@@ -78,6 +78,7 @@ __all__ = [
     "TaskFailed",
     "Timeout",
     "Topic",
+    "Update",
     "Worker",
     "Workflow",
     "WorkflowVersion",

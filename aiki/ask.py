@@ -1,17 +1,21 @@
-"""Queries: what a run can be asked, declared beside its handler."""
+"""Queries and updates: what a run can be asked, declared beside its handler."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from types import EllipsisType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from aiki.asked import QUERY, Asked
+from aiki.annotations import resolved
+from aiki.asked import QUERY, UPDATE, Asked, answer_address, state_class
 from aiki.definition import appearance, checked_function, default_name, source
 from aiki.durations import Seconds, seconds
 from aiki.errors import DefinitionError
 from aiki.handle import Handle
-from aiki.names import checked_name
+from aiki.names import checked_key, checked_name
+from aiki.run import Run
+from aiki.store.keys import new_token
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -54,6 +58,107 @@ class Query(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<{self._asked.where}>"
+
+
+class Update(Generic[P, R_co]):
+    """A change of a run that its code accepts, executes and answers. Made by `v1.update`."""
+
+    def __init__(
+        self, asked: Asked, *, id: str | None = None, timeout: float | None = None
+    ) -> None:
+        vars(self).update(appearance(asked.fn))
+        self._asked = asked
+        self._id = id
+        self._timeout = timeout
+
+    @property
+    def name(self) -> str:
+        """The name under which runs are asked."""
+        return self._asked.name
+
+    def validator(self, fn: Callable[Concatenate[Any, P], None], /) -> Callable[..., None]:
+        """Let a function refuse updates: `@approve.validator`.
+
+        It is a plain `def` that is given the state and what who asks has given, and raises an
+        exception to say no; then nothing is recorded. It must not change the state. Raises
+        `DefinitionError` for what cannot work.
+        """
+        asked = self._asked
+        function = checked_function(fn, f"a validator of {asked.where}")
+        where = f"validator {function.__qualname__} of {asked.where}"
+        if inspect.iscoroutinefunction(function):
+            raise DefinitionError(f"{where} is an async def; make it a plain def")
+        if state_class(function, 0, where) is not asked.state:
+            raise DefinitionError(f"{where} is given another state than the update")
+        ours, theirs = (list(signature.parameters)[skip:] for signature, skip in (
+            (resolved(asked.fn, asked.where), 2), (resolved(function, where), 1),
+        ))  # fmt: skip
+        if ours != theirs:
+            raise DefinitionError(
+                f"{where} takes {', '.join(theirs) or 'nothing'} beside the state, and the update "
+                f"{', '.join(ours) or 'nothing'}; both are given the same"
+            )
+        asked.validator = function
+        return fn
+
+    async def ask(self, handle: Handle[Any], /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Ask a run to change, and give its answer, once that is recorded.
+
+        What was accepted is executed once, whatever dies meanwhile. Under an id (`with_options`)
+        it may be asked again, to hear the same answer: also when the run is over, while it is kept.
+
+        Raises:
+            DataError: the arguments are not what their annotations describe; nothing was asked.
+            Rejected: the validator said no; nothing was recorded.
+            NotFound: there is no such run, or its code has no such update.
+            InvalidTransition: the run is over, or ended before it accepted this; or it is held.
+            AskFailed: the update raised an exception.
+            TimeoutError: there was no answer in time; with an id, ask again.
+        """
+        _check_handle(self, handle)
+        asked = self._asked
+        payload = asked.arguments.encode(args, kwargs)[0]
+        update_id = self._id or new_token()
+        answered = await handle.question(
+            asked.topic,
+            payload,
+            timeout=self._timeout,
+            update_id=update_id,
+            answer_key=f"{answer_address(asked.name, update_id)}#0",
+        )
+        result: R_co = asked.result.decode(answered)
+        return result
+
+    def with_options(
+        self,
+        *,
+        id: str | EllipsisType | None = ...,
+        timeout: Seconds | EllipsisType | None = ...,
+    ) -> Update[P, R_co]:
+        """Return a copy with an id, under which a run is asked once, or a limit on the wait."""
+        update_id = self._id
+        if id is not ...:
+            update_id = None if id is None else checked_key(id)
+        return Update(self._asked, id=update_id, timeout=_limit(self._timeout, timeout))
+
+    def __repr__(self) -> str:
+        return f"<{self._asked.where}>"
+
+
+def update(fn: object, name: str | None, known: dict[str, Asked]) -> Update[..., Any]:
+    """Define an update of the version that `known` are the queries and updates of."""
+    function = checked_function(fn, "an update")
+    where = f"update {function.__qualname__} ({source(function)})"
+    if not inspect.iscoroutinefunction(function):
+        raise DefinitionError(
+            f"{where} is a plain def; make it `async def {function.__name__}(run: Run, …)`"
+        )
+    first = next(iter(resolved(function, where).parameters.values()), None)
+    if first is None or first.annotation is not Run:
+        raise DefinitionError(f"{where}: its first parameter is given the run; write `run: Run`")
+    asked = Asked(UPDATE, checked_name(name or default_name(function), where), function)
+    add(asked, known)
+    return Update(asked)
 
 
 def query(fn: object, name: str | None, known: dict[str, Asked]) -> Query[..., Any]:

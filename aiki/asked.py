@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiki.annotations import resolved
-from aiki.codec import Arguments, Codec
+from aiki.codec import Arguments, Codec, address
 from aiki.definition import identity, portable, source
 from aiki.errors import DataError, DefinitionError
 
@@ -67,6 +67,11 @@ def state_class(fn: Callable[..., Any], position: int, where: str) -> type[Any]:
             f"({error}); give each field a default"
         ) from error
     return kind
+
+
+def answer_address(name: str, update_id: str) -> str:
+    """Give the address under which the answer to an update is recorded, as number 0."""
+    return address(f"answer/{name}", update_id.encode())
 
 
 def question(question_id: str, payload: bytes) -> bytes:

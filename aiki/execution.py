@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 from aiki.answers import Answers
 from aiki.asked import Asked
 from aiki.commits import Commits
+from aiki.conditions import Conditions
 from aiki.errors import AikiError, DataError
 from aiki.journal import Journal
 from aiki.mail import is_asked
@@ -81,6 +82,7 @@ class Execution:
         self.asked = asked
         self._states: dict[type[Any], Any] = {}
         self._answers: Answers | None = None
+        self._conditions: Conditions | None = None
         self._replay: Replay | None = None
         if claimed.journal:
             self._rounds.on_replayed = self._go_on
@@ -134,7 +136,8 @@ class Execution:
         """
         self.is_closed = self._operations.is_closed = True
         self._rounds.stop()
-        for part in (self._replay, self._news, self._publisher, self._answers):
+        parts = (self._replay, self._news, self._publisher, self._answers, self._conditions)
+        for part in parts:
             if part is not None:
                 part.stop()
         for pending in (self._park_check, self._delivering, self._noting):
@@ -205,6 +208,13 @@ class Execution:
         found: T = self._states[kind]
         return found
 
+    @property
+    def conditions(self) -> Conditions:
+        """What the handler waits for that its own code makes true."""
+        if self._conditions is None:
+            self._conditions = Conditions()
+        return self._conditions
+
     def _answer(self) -> None:
         """Answer what is asked of the run, now or once nothing is repeated any more."""
         if self._answers is None:
@@ -251,11 +261,14 @@ class Execution:
         address: str,
         perform: Callable[[Operation], Awaitable[T]],
         read: Callable[[Entry], T],
+        *,
+        is_aside: bool = False,
     ) -> T:
         """Give the recorded outcome of an operation, or perform it and record the outcome.
 
         `read` makes of a closed entry what `perform` gave, or raises what it raised; where it
-        raises `DataError`, the code does not fit what is recorded.
+        raises `DataError`, the code does not fit what is recorded. One that `is_aside` is none of
+        the handler's: no cancel meets it, and it is no reason to park.
         """
         if self.is_closed:
             await self._operations.never()
@@ -263,9 +276,11 @@ class Execution:
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - the run checked that it is on the loop
         key, entry = self._journal.take(address)
-        operation = Operation(key, entry, task)
+        operation = Operation(key, entry, task, is_aside=is_aside)
         self._operations.add(operation)
         self._rounds.asked(in_branch=task is not self._handler)
+        if self._conditions is not None:
+            self._conditions.look()
         if self._replay is not None:
             self._replay.asked()
         try:
@@ -278,6 +293,8 @@ class Execution:
             raise
         finally:
             self._operations.remove(operation)
+            if self._conditions is not None:
+                self._conditions.look()
             if self._suspending:
                 self._check_suspend()
             elif self._operations and not self.is_closed:
@@ -316,10 +333,21 @@ class Execution:
         """Let an operation wait until the run is left."""
         await self._operations.never()
 
-    def wait_begins(self, operation: Operation, until: float, parks_as: Status) -> None:
-        """Note that an operation waits for a time of the loop's clock, which may be infinite."""
+    def wait_begins(
+        self,
+        operation: Operation,
+        until: float,
+        parks_as: Status,
+        coming: asyncio.Future[Any] | None = None,
+    ) -> None:
+        """Note that an operation waits for a time of the loop's clock, which may be infinite.
+
+        `coming` is what may end it before. Done, it keeps the run from being parked: who waits
+        takes some turns to hear of it, and the store counts it as seen already.
+        """
         operation.state = State.WAITING
         operation.until = until
+        operation.coming = coming
         operation.parks_as = parks_as
         if self._suspending:
             self._check_suspend()
@@ -338,7 +366,7 @@ class Execution:
                 if self._suspending:
                     self._loop.call_soon(self._check_suspend)
                 await self._operations.hold(operation)
-            elif self._cancel_wanted and not self.cancel_delivered:
+            elif self._cancel_wanted and not self.cancel_delivered and not operation.is_aside:
                 self._deliver_cancel(operation)
             elif not self.host.is_leased():
                 # A worker that was stopped or cut off for so long may have been given up, and
@@ -423,7 +451,7 @@ class Execution:
             self._operations.cancel_again(operation)
 
     async def record_for_good(
-        self, operation: Operation, write: Callable[[Turn], Coroutine[Any, Any, Any]]
+        self, operation: Operation, write: Callable[[Turn], Awaitable[Any]]
     ) -> Any:
         """Record an outcome that no cancellation takes back, such as a message that was taken.
 
@@ -434,7 +462,7 @@ class Execution:
             await self._operations.until_cancelled()
         turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
         operation.state = State.COMMITTING
-        writing = self._loop.create_task(write(turn))
+        writing = asyncio.ensure_future(write(turn))
         await self._outlast(writing)
         answer: list[Any] | int | bytes = 0
         if writing.exception() is None:
@@ -523,7 +551,7 @@ class Execution:
             await self._operations.never()
         return turn
 
-    async def _outlast(self, writing: asyncio.Task[Any]) -> None:
+    async def _outlast(self, writing: asyncio.Future[Any]) -> None:
         """Wait for a write, whatever cancellations come, unless the run is left."""
         while not writing.done():
             try:
@@ -541,7 +569,7 @@ class Execution:
         """Deliver a cancel that is wanted to a step that executes or waits."""
         if self._cancel_wanted and not self.cancel_delivered and not self._is_blocked():
             for operation in self._operations:
-                if operation.state in (State.EXECUTING, State.WAITING):
+                if operation.state in (State.EXECUTING, State.WAITING) and not operation.is_aside:
                     self._deliver_cancel(operation)
                     return
 
@@ -605,12 +633,17 @@ class Execution:
         if self._answers is not None and self._answers.is_busy:
             self.check_park_later()
             return
+        if self._conditions is not None:
+            self._conditions.check()  # or what has just come true would be slept over
         soon = self._loop.time() + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):
-            kinds = {operation.parks_as for operation in operations}
-            status = next(status for status in PARKS_AS if status in kinds)
-            waits = [operation.key for operation in operations]
+            asked_for = [operation for operation in operations if not operation.is_aside]
+            kinds = {operation.parks_as for operation in asked_for}
+            status = next((status for status in PARKS_AS if status in kinds), None)
+            if status is None:
+                return  # the handler itself waits for something that we do not see
+            waits = [operation.key for operation in asked_for]
             timed = [each.key for each in operations if each.until < math.inf]
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 

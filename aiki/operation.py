@@ -59,15 +59,22 @@ class Host:
 class Operation:
     """One thing that the handler waits for: a step, a sleep, an event."""
 
-    __slots__ = ("cancelling", "entry", "key", "parks_as", "state", "task", "turn", "until")
+    __slots__ = (
+        "cancelling", "coming", "entry", "is_aside", "key", "parks_as", "state", "task", "turn",
+        "until",
+    )  # fmt: skip
 
-    def __init__(self, key: str, entry: Entry | None, task: asyncio.Task[Any]) -> None:
+    def __init__(
+        self, key: str, entry: Entry | None, task: asyncio.Task[Any], *, is_aside: bool = False
+    ) -> None:
         self.key = key
         self.entry = entry
+        self.is_aside = is_aside  # of the library's own, beside what the handler waits for
         self.task = task
         self.cancelling = task.cancelling()  # cancellations that were there before this step
         self.state = State.HELD
         self.until = 0.0
+        self.coming: asyncio.Future[Any] | None = None  # what ends the wait before
         self.parks_as = Status.AWAITING_RETRY
         self.turn: Turn | None = None
 
@@ -116,20 +123,29 @@ class Operations:
         del self._by_key[operation.key]
 
     def some_are(self, *states: State) -> bool:
-        """Tell whether any is in one of these states."""
-        return any(operation.state in states for operation in self._by_key.values())
+        """Tell whether any that is the handler's is in one of these states."""
+        return any(
+            operation.state in states and not operation.is_aside
+            for operation in self._by_key.values()
+        )
 
     def all_wait_beyond(self, moment: float) -> bool:
         """Tell whether each waits for a time later than this one of the loop's clock."""
         return all(
-            operation.state is State.WAITING and operation.until > moment
+            operation.state is State.WAITING
+            and operation.until > moment
+            and (operation.coming is None or not operation.coming.done())
             for operation in self._by_key.values()
         )
 
     def unrecorded(self) -> list[Operation]:
         """Give those of which the journal does not say how they ended."""
         recorded = (State.RECORDED, State.REPLAYING, State.ABANDONED, State.POINT)
-        return [operation for operation in self if operation.state not in recorded]
+        return [
+            operation
+            for operation in self
+            if operation.state not in recorded and not operation.is_aside
+        ]
 
     def unfinished_tasks(self) -> list[asyncio.Task[Any]]:
         """Give the tasks that wait for an operation, or for ever."""

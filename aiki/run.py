@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from aiki.asked import Asked
+from aiki.asked import UPDATE, Asked
 from aiki.attempts import Attempts
 from aiki.durations import Seconds, seconds
 from aiki.errors import DataError, DefinitionError
@@ -20,6 +20,7 @@ from aiki.operation import Host
 from aiki.records import ClaimedRun
 from aiki.step import StepSpec, is_in_step
 from aiki.topic import Topic
+from aiki.updates import Updates
 from aiki.waits import Waits
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class Run:
         self.execution = Execution(claimed, host, asked)
         self._attempts = Attempts(self.execution)
         self._specs: dict[str, StepSpec] = {}
+        self._has_updates = any(each.kind == UPDATE for each in asked.values())
         self._draws = 0
         self._patches: dict[str, bool] = {}
 
@@ -77,6 +79,19 @@ class Run:
         self.check_here(f"sleep {name!r} was begun")
         until = max(0, round(given.timestamp() * 1000))
         return await self.waits.sleep(checked_name(name, "sleep"), until_ms=until)
+
+    async def until(
+        self, name: str, condition: Callable[[], object], *, timeout: Seconds | None = None
+    ) -> bool:
+        """Wait until a condition is true that an update, or another branch, makes so.
+
+        It is looked at whenever code of the run was given something, and must have no effect of its
+        own. Returns True; with a `timeout`, counted from now, False where it was not true in time.
+        Raises `TaskFailed` where the condition raises an exception.
+        """
+        limit = None if timeout is None else seconds(timeout, what="timeout")
+        self.check_here(f"condition {name!r} was waited for")
+        return await self.waits.until(checked_name(name, "condition"), condition, limit)
 
     def now(self) -> datetime:
         """Give the time, by the store's clock; the same when the handler is repeated."""
@@ -146,6 +161,8 @@ class Run:
 
         async def active() -> Any:
             _active.set(self)
+            if self._has_updates:
+                return await Updates(self.execution, self).beside(handler)
             return await handler()
 
         self.execution.begin(active)

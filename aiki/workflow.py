@@ -10,7 +10,7 @@ from types import EllipsisType, FunctionType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from aiki.annotations import resolved
-from aiki.ask import Query, query
+from aiki.ask import Query, Update, query, update
 from aiki.asked import Asked
 from aiki.client import Call, Client, StartOptions
 from aiki.codec import Arguments, Codec
@@ -153,6 +153,26 @@ class WorkflowVersion(Start[P, R_co]):
         if fn is None:
             return partial(query, name=name, known=self.asked)
         return query(fn, name, self.asked)
+
+    @overload
+    def update(
+        self, fn: Callable[Concatenate[Run, Any, Q], Coroutine[Any, Any, A]], /
+    ) -> Update[Q, A]: ...
+    @overload
+    def update(
+        self, /, *, name: str
+    ) -> Callable[[Callable[Concatenate[Run, Any, Q], Coroutine[Any, Any, A]]], Update[Q, A]]: ...
+    def update(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+        """Define how a run of this version can be changed: `@v1.update`, `@v1.update(name=…)`.
+
+        It is an `async def` that is given the run, so that it can start tasks, sleep and wait as
+        the handler can; the run's state, by the class that the handler gives to `run.state`; and
+        what who asks has given. Its `validator` may refuse. Raises `DefinitionError` for what
+        cannot work.
+        """
+        if fn is None:
+            return partial(update, name=name, known=self.asked)
+        return update(fn, name, self.asked)
 
     @overload
     def with_options(self, *, pool: str | EllipsisType = ...) -> WorkflowVersion[P, R_co]: ...

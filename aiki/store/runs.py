@@ -34,6 +34,7 @@ _ABANDON = SCRIPTS["abandon_step"].sha
 _OPEN_WAIT = SCRIPTS["open_wait"].sha
 _END_WAIT = SCRIPTS["end_wait"].sha
 _CONSUME = SCRIPTS["consume_message"].sha
+_ANSWER = SCRIPTS["answer_update"].sha
 _NEWS = SCRIPTS["read_news"].sha
 _PARK = SCRIPTS["park_run"].sha
 _FINISH = SCRIPTS["finish_run"].sha
@@ -225,6 +226,15 @@ class Runs:
             "EVALSHA", _CONSUME, "1", self._base, owner.run_id, owner.token, key, entry,
             str(number),
         ))  # fmt: skip
+        return reply
+
+    async def answer_update(
+        self, owner: Ownership, key: str, entry: bytes, told: bytes
+    ) -> int | bytes:
+        """Record the answer to an update and tell it: flags, or the word why not."""
+        reply: int | bytes = await self._send(
+            ("EVALSHA", _ANSWER, "1", self._base, owner.run_id, owner.token, key, entry, told)
+        )
         return reply
 
     async def read_news(self, owner: Ownership, seen: int) -> tuple[News, bool] | None:

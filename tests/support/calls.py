@@ -321,6 +321,13 @@ async def refusal_of_an_update(scene: Scene) -> list[Argument]:
     return [RUN, owner.token, "1", "update/add/id", b"id\njno"]
 
 
+@call("answer_update", 0)
+async def answer_to_an_update(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    entry = entry_of(owner, EntryKind.RESULT, b"1")
+    return [RUN, owner.token, "answer/add:1#0", entry, b"id\nr1"]
+
+
 @call("wake_up", [b"OK", b"running"])
 async def waking_up_of_a_running_run(scene: Scene) -> list[Argument]:
     await _owned(scene)

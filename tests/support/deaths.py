@@ -76,6 +76,12 @@ class MortalRuns(Runs):
         consume = super().consume_message
         return await self.write(owner, lambda: consume(owner, key, entry, number))
 
+    async def answer_update(
+        self, owner: Ownership, key: str, entry: bytes, told: bytes
+    ) -> int | bytes:
+        answer = super().answer_update
+        return await self.write(owner, lambda: answer(owner, key, entry, told))
+
     async def park(
         self,
         owner: Ownership,
