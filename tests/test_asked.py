@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
+import cloudpickle
 import pytest
 
-from aiki import DefinitionError, Query, Run, Update, Workflow, WorkflowVersion, workflow
+from aiki import DefinitionError, Query, Rejected, Run, Update, Workflow, WorkflowVersion, workflow
+from examples.agent import agent, agents, transcript
+from tests.support.app import App
 
 
 @dataclass
@@ -20,14 +24,21 @@ def shopping() -> tuple[Workflow, WorkflowVersion[[], None], Query[[], int], Upd
     wf = workflow("shopping")
 
     @wf.v("1.0.0")
-    async def version(run: Run) -> None: ...
+    async def version(run: Run) -> None:
+        await run.until("never", lambda: False)
 
     @version.query
     def told(state: Basket) -> int:
         return len(state.items)
 
     @version.update
-    async def add(run: Run, state: Basket, item: str) -> None: ...
+    async def add(_: Run, state: Basket, item: str) -> None:
+        state.items.append(item)
+
+    @add.validator
+    def check_item(_: Basket, item: str) -> None:
+        if not item:
+            raise ValueError("it has no name")
 
     return wf, version, told, add
 
@@ -112,3 +123,16 @@ async def test_an_update_and_a_query_are_asked_with_the_handle_of_a_run() -> Non
     for asking in (told.ask(run), add.ask(run, "cup")):
         with pytest.raises(DefinitionError, match="asked with the handle of a run, not with str"):
             await asking
+
+
+async def test_a_version_that_was_sent_elsewhere_can_be_asked_there(app: App) -> None:
+    """As a supervisor sends what its workers cannot import."""
+    _, version, told, add = shopping()
+    await app.serve(pickle.loads(cloudpickle.dumps(version)))
+    await app.serve(pickle.loads(cloudpickle.dumps(agents)))
+    handle = await version.start(app.client)
+    with pytest.raises(Rejected, match="no name"):
+        await add.ask(handle, "")
+    await add.ask(handle, "cup")
+    assert await told.ask(handle) == 1
+    assert await transcript.ask(await agent.start(app.client, "Where?")) is not None
