@@ -2,7 +2,10 @@
 
 from aiki.ask import Query, Update
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
+from aiki.children import ChildHandle
 from aiki.client import Call, Client, client, start_many
+from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
+from aiki.current_step import CurrentStep, current_step
 from aiki.durations import Seconds
 from aiki.errors import (
     AikiError,
@@ -25,12 +28,14 @@ from aiki.errors import (
     TaskFailed,
 )
 from aiki.event import Event, event
-from aiki.handle import Handle, RecordedStep, RunStatus
+from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
+from aiki.middleware import Middleware
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never
 from aiki.run import Run
+from aiki.schedule_handle import Occurrence, ScheduleHandle, ScheduleStatus
+from aiki.schedules import Schedule, schedule
 from aiki.states import Status
-from aiki.step import CurrentStep, current_step
 from aiki.task import Task, task
 from aiki.topic import Chunk, Progress, Topic, topic
 from aiki.waits import TIMEOUT, Timeout
@@ -43,6 +48,7 @@ __all__ = [
     "AskFailed",
     "Awakeable",
     "Call",
+    "ChildHandle",
     "Chunk",
     "Client",
     "ConfigError",
@@ -54,9 +60,12 @@ __all__ = [
     "Failure",
     "Handle",
     "InvalidTransition",
+    "Lifespan",
     "LimitExceeded",
+    "Middleware",
     "NonRetryable",
     "NotFound",
+    "Occurrence",
     "Progress",
     "Query",
     "RecordedStep",
@@ -67,8 +76,14 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunCancelled",
+    "RunContext",
+    "RunDescription",
     "RunFailed",
+    "RunInfo",
     "RunStatus",
+    "Schedule",
+    "ScheduleHandle",
+    "ScheduleStatus",
     "Seconds",
     "Start",
     "Status",
@@ -89,9 +104,12 @@ __all__ = [
     "exponential",
     "fixed",
     "jittered",
+    "lifespan",
     "never",
     "reject",
     "resolve",
+    "run_context",
+    "schedule",
     "start_many",
     "task",
     "topic",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aiki.codec import address
+from aiki.current_step import CurrentStep
 from aiki.execution import Execution
 from aiki.failures import failure_from_exception, failure_to_json, task_failed
 from aiki.once import Once
 from aiki.operation import Operation, State
 from aiki.publisher import Outlet
-from aiki.records import Entry, EntryKind
+from aiki.records import Entry, EntryKind, open_payload
 from aiki.states import Status
-from aiki.step import CurrentStep, StepSpec, ThreadLeft, call
+from aiki.step import StepSpec, ThreadLeft, call
 
 
 class Attempts:
@@ -27,11 +29,18 @@ class Attempts:
         self._once = Once()
 
     async def execute(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        called: bytes | None = None,
     ) -> Any:
-        """Give a step's recorded outcome, or execute and record it."""
+        """Give a step's recorded outcome, or execute and record it.
+
+        Its address is made of its input, or of what it is `called`.
+        """
         payload, args, kwargs = spec.arguments.encode(args, kwargs)
-        name = address(spec.name, payload)
+        name = address(spec.name, payload if called is None else called)
 
         def perform(operation: Operation) -> Any:
             return self._perform(operation, spec, args, kwargs)
@@ -51,9 +60,10 @@ class Attempts:
         kwargs: Mapping[str, Any],
     ) -> Any:
         run, entry = self._execution, operation.entry
-        commits, run_id = run.commits, run.owner.run_id
-        attempt, begun = 1, self._loop.time()
+        commits, host = run.commits, run.host
+        attempt, begun, failure, details = 1, self._loop.time(), b"", b""
         if entry is not None:
+            failure, details = entry.failure, entry.details
             now = commits.server_now()
             attempt = entry.attempts + 1
             begun -= (entry.spent + max(0, now - entry.written)) / 1000
@@ -62,13 +72,9 @@ class Attempts:
         while True:
             await run.may_start(operation)
             operation.state = State.EXECUTING
+            about = self._attempt(operation, spec, attempt, begun, failure, details)
             try:
-                outlet = Outlet(operation.key, attempt, run)
-                about = CurrentStep(run_id, attempt, f"{run_id}/{operation.key}", outlet)
-                try:
-                    value = await call(spec, about, args, kwargs, run.host.threads)
-                finally:
-                    outlet.close()
+                value = await call(spec, about, args, kwargs, host.threads, host.around_task)
                 if operation.is_cancelled:
                     raise asyncio.CancelledError  # noqa: TRY301 - the task caught it
                 payload, value = commits.encoded(spec, value)
@@ -83,8 +89,8 @@ class Attempts:
                 return value
             await self._judge(operation, spec, error)
             spent = self._loop.time() - begun
-            delay = spec.retry.next_delay(attempt, spent, error, random.random())  # noqa: S311
-            payload = failure_to_json(failure_from_exception(error))
+            delay = spec.next_delay(attempt, spent, error, random.random())  # noqa: S311
+            payload = failure = failure_to_json(failure_from_exception(error))
             if delay is None:
                 commit = commits.step(EntryKind.FAILURE, operation, attempt, begun, payload)
                 await run.record(operation, commit)
@@ -92,11 +98,47 @@ class Attempts:
                 raise task_failed(spec.name, attempt, payload) from None
             del error
             operation.state = State.COMMITTING
+            details = about.details
+            payload = open_payload(failure, details)
             failed = commits.attempt(operation, attempt, begun, payload, delay)
             if not await run.written(operation.key, failed) or run.is_closed:
                 await run.never()
             await self._wait(operation, delay)
             attempt += 1
+
+    def _attempt(  # noqa: PLR0917 - six facts about one attempt
+        self,
+        operation: Operation,
+        spec: StepSpec,
+        attempt: int,
+        begun: float,
+        failure: bytes,
+        details: bytes,
+    ) -> CurrentStep:
+        """Give what the task may know and say; the last two are of the attempt before."""
+        run_id = self._execution.owner.run_id
+        about = CurrentStep(
+            run_id,
+            attempt,
+            f"{self._execution.scope}/{operation.key}",
+            spec.name,
+            loop=self._loop,
+            begun=begun,
+            failure=failure,
+            details=details,
+            write=partial(self._beat, operation),
+            is_draining=self._execution.host.is_draining,
+            outlet=Outlet(self._execution.published_as(operation.key), attempt, self._execution),
+        )
+        if spec.schedule_to_close is not None and operation.entry is None:
+            about.note()  # or a death in this attempt would begin the time anew
+        return about
+
+    async def _beat(self, operation: Operation, about: CurrentStep) -> None:
+        """Store what an attempt says while it is under way."""
+        run = self._execution
+        if not run.is_closed:
+            await run.written(operation.key, run.commits.heartbeat(operation, about))
 
     async def _judge(self, operation: Operation, spec: StepSpec, error: BaseException) -> None:
         """Tell a failed attempt from what only looks like one; return where it is one."""

@@ -10,16 +10,18 @@ from aiki.client import Client
 from aiki.codec import Codec
 from aiki.definition import caller
 from aiki.durations import Seconds, seconds
-from aiki.errors import DataError, NotFound, Rejected
+from aiki.errors import DataError, DefinitionError, Failure, NotFound, Rejected
+from aiki.failures import failure_from_json, failure_to_json
 from aiki.names import checked_name
 from aiki.records import EntryKind
 from aiki.run import Run
 from aiki.store.keys import new_token
-from aiki.waits import Timeout
+from aiki.waits import TIMEOUT, Timeout
 
 T = TypeVar("T")
 
 _LONGEST_REASON = 8 * 1024
+_REJECTED = f"{Rejected.__module__}.{Rejected.__qualname__}"
 
 
 class Awakeable(Generic[T]):
@@ -31,8 +33,13 @@ class Awakeable(Generic[T]):
         self._run = run
         run.check_here(f"awakeable {name!r} was made")
         key, secret = run.note(f"awakeable/{name}", lambda: new_token().encode())
-        self._topic = key
-        text = f"{run.id}\n{key}\n{secret.decode()}"
+        scope = run.execution.scope
+        self._topic = _topic(scope, key)
+        self._name = key
+        self._is_awaited = False
+        self._data: tuple[Any] | None = None
+        self._rejected: str | None = None
+        text = f"{scope}\n{key}\n{secret.decode()}"
         self.token = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
         """What to hand over: safe in a URL, and whoever has it may decide."""
 
@@ -45,17 +52,34 @@ class Awakeable(Generic[T]):
     async def wait(self, *, timeout: Seconds | None = None) -> Any:
         """Wait until it is resolved, and give the data; `aiki.TIMEOUT` where nobody did in time.
 
-        Raises `Rejected` where it is rejected.
+        Once it is decided, each further wait gives the same at once. Raises `Rejected` where it is
+        rejected, and `DefinitionError` where something else in the run waits for it already.
         """
         self._run.check_here("an awakeable was waited for")
         limit = None if timeout is None else seconds(timeout, what="timeout")
-        return await self._run.waits.message(
-            f"promise/{self._topic}", limit, self._read, judge=_judged
-        )
+        if self._is_awaited:
+            raise DefinitionError(
+                f"{self._name} is waited for already; wait for it once, and share what that gives"
+            )
+        if self._rejected is not None:
+            raise Rejected(self._rejected)
+        if self._data is not None:
+            return self._data[0]
+        self._is_awaited = True
+        try:
+            found = await self._run.waits.message(self._topic, limit, self._read, judge=_judged)
+        except Rejected as rejected:
+            self._rejected = str(rejected)
+            raise
+        finally:
+            self._is_awaited = False
+        if found is not TIMEOUT:
+            self._data = (found,)
+        return found
 
     def _read(self, kind: EntryKind, payload: bytes) -> Any:
         if kind is EntryKind.FAILURE:
-            raise Rejected(payload.decode())
+            raise Rejected(failure_from_json(payload).message)
         return self._codec.decode(payload)
 
 
@@ -95,20 +119,31 @@ async def reject(client: Client, token: str, reason: str) -> None:
     told = reason.encode("utf-8", "backslashreplace")
     if len(told) > _LONGEST_REASON:
         raise DataError(f"a reason has at most {_LONGEST_REASON:,} bytes, not {len(told):,}")
-    await _decide(client, token, b"f" + told)
+    await _decide(client, token, b"f" + failure_to_json(Failure(_REJECTED, told.decode(), "")))
 
 
 def _judged(message: bytes) -> tuple[EntryKind, bytes]:
+    """Tell how a decision is recorded: a rejection like any failure."""
     return EntryKind(message[:1].decode()), message[1:]
 
 
 async def _decide(client: Client, token: str, message: bytes) -> None:
+    given: object = token
+    if not isinstance(given, str):
+        raise DataError(f"the token of an awakeable is a str, not {type(given).__qualname__}")
     try:
         padded = token + "=" * (-len(token) % 4)
         text = base64.b64decode(padded.encode("ascii"), b"-_", validate=True).decode()
-        run_id, key, secret = text.split("\n")
+        scope, key, secret = text.split("\n")
     except (ValueError, binascii.Error):
         raise DataError(f"this is not the token of an awakeable: {token!r:.80}") from None
-    if not run_id or not key:
+    run_id = scope.partition("~")[0]
+    if not run_id or not key.startswith("awakeable/"):  # no other entry is anybody's to resolve
         raise NotFound("no run waits for this token")
-    await client.handle(run_id).post(f"promise/{key}", message, key=key, secret=(key, secret))
+    await client.handle(run_id).post(_topic(scope, key), message, key=key, secret=(key, secret))
+
+
+def _topic(scope: str, key: str) -> str:
+    """Name what the decision comes under: a later generation of a run has the same keys."""
+    generation = scope.partition("~")[2]
+    return f"promise/{key}" + (f"~{generation}" if generation else "")

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
@@ -17,9 +17,17 @@ from typing import Any, TypeVar
 
 import click
 
-from aiki.cli_output import full_run_object, plain, run_details, run_object, runs_table
+from aiki.cli_options import past, payload, start_options
+from aiki.cli_output import (
+    counts_table,
+    full_run_object,
+    plain,
+    run_details,
+    run_object,
+    runs_table,
+)
 from aiki.cli_settings import PATIENCE, StoreSettings, find_store
-from aiki.client import Call, Client, StartOptions
+from aiki.client import Call, Client
 from aiki.codec import Codec
 from aiki.errors import (
     AikiError,
@@ -148,6 +156,12 @@ async def _ignoring_result(work: Awaitable[None]) -> None:
     metavar="KEY",
     help="Start once: the same key with the same input gives the run that there is.",
 )
+@click.option("--delay", metavar="TIME", help="Start it so much later: 90s, 5m, 2h, 7d.")
+@click.option("--start-at", metavar="TIME", help="Start it then: 2030-01-31T09:00+01:00.")
+@click.option("--start-by", metavar="TIME", help="Cancel it if not begun so soon, or by then.")
+@click.option("--finish-by", metavar="TIME", help="Cancel it if not over so soon, or by then.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="To find it by; may be repeated.")
+@click.option("--memo", metavar="JSON", help="An object to be shown with the run.")
 @click.option("--wait", is_flag=True, help="Wait for the end of the run and print its result.")
 @_on_store
 async def start(
@@ -159,6 +173,7 @@ async def start(
     pool: str,
     idempotency_key: str | None,
     wait: bool,
+    **more: Any,
 ) -> None:
     """Start a run of WORKFLOW, which is NAME or NAME/X.Y.Z.
 
@@ -176,11 +191,12 @@ async def start(
     wanted = named if slash else version
     if wanted is not None:
         checked_version(wanted, name)
-    options = StartOptions(
+    options = start_options(
         pool=checked_name(pool, "--pool"),
         idempotency_key=None if idempotency_key is None else checked_key(idempotency_key),
+        **more,
     )
-    payload = _payload(given)
+    data = payload(given)
     async with store.client(create=wanted is not None) as client:
         catalog = client.store.catalog
         offers = await _in_time(client, catalog.offers(name))
@@ -189,13 +205,15 @@ async def start(
                 name, await _in_time(client, catalog.workflows())
             )
         result = Codec(object, f"the result of {name} {wanted}")
-        call: Call[object] = Call(name, wanted, payload, result, options)
+        call: Call[object] = Call(name, wanted, data, result, options)
         handle = await client.start_call(call)
         _say(f"started {name} {wanted}" + (f" as {handle.id}" if wait else ""))
         if wait:
             _print_json(await _end_of(client, handle))
             return
         click.echo(handle.id)
+        if options.at:
+            _say(why(await client.store.runs.snapshot(handle.id, timeout=PATIENCE)))
         if not any((o.version, o.pool) == (wanted, pool) and o.is_served for o in offers):
             _say(f"no worker serves {name} {wanted} in pool {pool!r} now; the run waits for one")
 
@@ -208,19 +226,42 @@ async def start(
     help=f"Only runs that are one of: {', '.join(Status)}.",
 )
 @click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
+@click.option("--tag", metavar="TAG", help="Only runs that have this tag.")
+@click.option("--since", metavar="TIME", help="Only runs that changed since then, or so recently.")
 @click.option(
     "--limit", metavar="N", type=click.IntRange(1, 1000), default=20, help="At most so many.  [20]"
 )
+@click.option("--count", is_flag=True, help="Count all runs by workflow and status.")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @_on_store
 async def runs(
-    store: StoreSettings, *, status: str | None, workflow: str | None, limit: int, as_json: bool
+    store: StoreSettings,
+    *,
+    status: str | None,
+    workflow: str | None,
+    tag: str | None,
+    since: str | None,
+    limit: int,
+    count: bool,
+    as_json: bool,
 ) -> None:
-    """List runs, those that changed last first."""
+    """List runs, those that changed last first; with --tag, those that were started last.
+
+    \b
+      aiki runs --tag customer:7 --since 24h
+    """  # noqa: D301  (the backspace is meant: it keeps click from wrapping lines)
+    if count and (status is not None or tag is not None or since is not None):
+        raise click.UsageError("--count counts all runs, or with --workflow those of one")
     only = None if status is None else Status(status)
     async with store.client(create=False) as client:
-        reading = client.snapshots(status=only, workflow=workflow, limit=limit)
-        found = await _in_time(client, reading)
+        if count:
+            counts = await _in_time(client, client.count_runs(workflow=workflow))
+            _print_json(counts) if as_json else _print(counts_table(counts, width=_width()))
+            return
+        listing = client.runs(
+            status=only, workflow=workflow, tag=tag, since=None if since is None else past(since)
+        )
+        found = await _in_time(client, _first(listing, limit))
     if as_json:
         _print_json([run_object(run) for run in found])
     elif found:
@@ -228,7 +269,16 @@ async def runs(
         if len(found) == limit:
             _say(f"these are the last {limit}; --limit shows more")
     else:
-        _say("no runs" if status is None and workflow is None else "no such runs")
+        _say("no runs" if (status, workflow, tag, since) == (None,) * 4 else "no such runs")
+
+
+async def _first(listing: AsyncIterator[R], limit: int) -> list[R]:
+    found: list[R] = []
+    async for each in listing:
+        found.append(each)
+        if len(found) == limit:
+            break
+    return found
 
 
 @command.command()
@@ -261,23 +311,6 @@ async def _steps(client: Client, run_id: str) -> list[RecordedStep]:
     except (DataError, ValueError) as error:
         _say(f"the journal of run {run_id} cannot be read: {error}")
         return []
-
-
-def _payload(given: str) -> bytes:
-    """Read the input as what a client would send for the same arguments."""
-    try:
-        value: object = json.loads(sys.stdin.read() if given == "-" else given)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"--input is not JSON: {error}; it is the object of the handler's arguments, such as "
-            """'{"order": {"id": 7}}'"""
-        ) from None
-    if not isinstance(value, dict):
-        raise DataError(
-            "--input is an object that has each argument of the handler by its name, such as "
-            f"""'{{"order": …}}'; this is {json.dumps(value):.60}"""
-        )
-    return Codec(object, "--input").encode(value)[0]
 
 
 def _newest(offers: Sequence[Offer], pool: str) -> str | None:

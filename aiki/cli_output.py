@@ -10,7 +10,7 @@ import dataclasses
 import json
 import textwrap
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ import click
 
 from aiki.errors import DataError, Failure
 from aiki.failures import failure_from_json
-from aiki.handle import RecordedStep, moment, why
+from aiki.handle import RecordedStep, RunDescription, description, moment, why
 from aiki.records import RunSnapshot
 from aiki.states import Status
 
@@ -28,10 +28,13 @@ _NARROWEST = 12  # of a column that makes room for the others
 _LINES = 24  # of one value: what would fill the screen is for --json
 
 _COLOURS = {
+    "scheduled": "yellow",
     "queued": "cyan",
     "running": "cyan",
     "awaiting_retry": "yellow",
     "retrying": "yellow",
+    "paused": "yellow",
+    "executing": "cyan",
     "stalled": "red",
     "failed": "red",
     "completed": "green",
@@ -43,14 +46,14 @@ _COLOURS = {
 _UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
-def runs_table(runs: Sequence[RunSnapshot], *, now: datetime, width: int | None) -> str:
+def runs_table(runs: Sequence[RunDescription], *, now: datetime, width: int | None) -> str:
     """Show a line per run."""
     rows = [
         (
             run.id,
             f"{run.workflow} {run.version}",
             run.status.value,
-            f"{duration(now - moment(run.since))} ago",
+            f"{duration(now - run.since)} ago",
         )
         for run in runs
     ]
@@ -69,11 +72,16 @@ def run_details(
     facts = [
         ("workflow", _prose(f"{run.workflow} {run.version}", width)),
         ("status", _status(run, now)),
+        ("details", _prose(run.details, width)),
         ("worker", _prose(worker, width)),
         ("reason", _prose(why(run), width)),
         ("cancelled", _prose(run.cancel or "without a reason", width) if _cancelled(run) else ""),
         ("deaths", f"{run.deaths} workers ended while they executed it" if run.deaths else ""),
         ("started", _local(moment(run.created))),
+        ("start by", "" if run.start_by is None else _local(moment(run.start_by))),
+        ("finish by", "" if run.finish_by is None else _local(moment(run.finish_by))),
+        ("tags", _prose(", ".join(run.tags), width)),
+        ("memo", _value(_stored(run.memo), width) if run.memo != b"{}" else ""),
         ("took", duration(moment(run.since) - moment(run.created)) if run.status.is_final else ""),
         ("input", _value(_stored(run.input), width)),
         ("result", _value(_stored(run.result), width) if run.result is not None else ""),
@@ -91,18 +99,22 @@ def run_details(
     return "\n".join(lines)
 
 
-def run_object(run: RunSnapshot) -> dict[str, Any]:
+def run_object(run: RunDescription) -> dict[str, Any]:
     """Give what is listed of a run, for JSON."""
     return {
-        "id": run.id,
-        "workflow": run.workflow,
-        "version": run.version,
-        "pool": run.pool,
-        "status": run.status.value,
-        "since": moment(run.since).isoformat(),
-        "created": moment(run.created).isoformat(),
-        "reason": why(run),
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in dataclasses.asdict(run).items()
     }
+
+
+def counts_table(counts: Mapping[str, Mapping[Status, int]], *, width: int | None) -> str:
+    """Show a line per workflow and status."""
+    rows = [
+        (workflow, status.value, str(number))
+        for workflow, by_status in counts.items()
+        for status, number in by_status.items()
+    ]
+    return "\n".join(_table(("WORKFLOW", "STATUS", "RUNS"), rows, 0, width))
 
 
 def full_run_object(
@@ -110,7 +122,7 @@ def full_run_object(
 ) -> dict[str, Any]:
     """Give everything there is to know of a run, for JSON."""
     failure = _failure(run)
-    return run_object(run) | {
+    return run_object(description(run)) | {
         "worker": worker,
         "cancel_reason": run.cancel,
         "deaths": run.deaths,

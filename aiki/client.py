@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, cast
 
 from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
 from aiki.durations import Seconds, seconds
 from aiki.embedded import EmbeddedServer
 from aiki.errors import AikiError, ConfigError, Conflict
-from aiki.handle import Handle
+from aiki.handle import Handle, RunDescription
 from aiki.hints import Hints
+from aiki.listing import list_runs
 from aiki.names import checked_name
-from aiki.records import RunSnapshot
+from aiki.options import packed
+from aiki.records import StoredSchedule
+from aiki.schedule import Timing
+from aiki.schedule_handle import ScheduleHandle, ScheduleStatus, described
 from aiki.states import Status
 from aiki.store import Store
 from aiki.store.connection import Address
@@ -43,6 +58,25 @@ class StartOptions:
     pool: str = "default"
     idempotency_key: str | None = None
     on_conflict: Literal["error", "return_existing"] = "error"
+    on_parent_close: Literal["cancel", "abandon", "wait"] = "cancel"
+    at: str = ""
+    """When it is to start, and its deadlines, as they are sent: see `aiki.options`."""
+    start_by: str = ""
+    finish_by: str = ""
+    tags: tuple[str, ...] = ()
+    memo: bytes = b""
+
+    def packed(self) -> str:
+        """Write what few starts have as the store reads it; mostly that is nothing."""
+        if self.at or self.start_by or self.finish_by or self.tags or self.memo:
+            return packed(
+                at=self.at,
+                start_by=self.start_by,
+                finish_by=self.finish_by,
+                tags=self.tags,
+                memo=self.memo,
+            )
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +90,22 @@ class Call(Generic[R_co]):
     options: StartOptions
 
 
+@dataclass(frozen=True, slots=True)
+class PlainCall(Call[R_co]):
+    """A start without options about one run, so that it may be made many times."""
+
+
+Sending: TypeAlias = Callable[[Call[Any]], Awaitable[Handle[Any]]]
+
+
+class AroundStart(Protocol):
+    """What is called around each start; `aiki.Middleware` is one."""
+
+    async def start(self, call: Call[Any], call_next: Sending, /) -> Handle[Any]:
+        """Start a run by `call_next`, and give its handle."""
+        ...
+
+
 class Client:
     """Starts, finds and lists runs. Made by `aiki.client`; use it with `async with`."""
 
@@ -67,6 +117,7 @@ class Client:
         namespace: str = "default",
         durability: Durability = "always",
         start_timeout: Seconds = 60.0,
+        middleware: AroundStart | Sequence[AroundStart] = (),
     ) -> None:
         if redis is not None and data_dir is not None:
             raise ConfigError("give either redis or data_dir: the data is in one of them")
@@ -80,6 +131,7 @@ class Client:
         self._start_timeout = seconds(start_timeout, what="start_timeout")
         if not 0 < self._start_timeout <= LONGEST_START:
             raise ConfigError("start_timeout is more than 0 seconds and at most an hour")
+        self._around = checked_around(middleware)
         self._embedded: EmbeddedServer | None = None
         self._store: Store | None = None
         self._completions: Completions | None = None
@@ -140,6 +192,27 @@ class Client:
         timeout = self._start_timeout
         return Handle(run_id, store, self._completions, hints, result, timeout=timeout)
 
+    def schedule(self, name: str) -> ScheduleHandle:
+        """Give a handle on a schedule by its name.
+
+        Whether there is such a schedule is asked by the handle's methods, which raise `NotFound`.
+        """
+        return ScheduleHandle(checked_name(name, "schedule"), self.store, self._start_timeout)
+
+    async def schedules(self) -> list[ScheduleStatus]:
+        """Describe all schedules in the order in which they are due; paused ones come last."""
+        return await described(self.store, timeout=self._start_timeout)
+
+    async def activate(
+        self, schedule: StoredSchedule, timing: Timing, *, replace: bool
+    ) -> ScheduleHandle:
+        """Send a schedule. `Schedule.activate` is this, with its options checked before."""
+        store, timeout = self.store.schedules, self._start_timeout
+        planned = timing.next_after(await store.now(timeout=timeout))
+        due = timing.due(schedule.id, planned)
+        await store.activate(schedule, planned, due, replace=replace, timeout=timeout)
+        return self.schedule(schedule.id)
+
     async def start_call(self, call: Call[R]) -> Handle[R]:
         """Send a start. `WorkflowVersion.start` is this, with the input checked before.
 
@@ -147,10 +220,22 @@ class Client:
             Conflict: the idempotency key belongs to a run with another input or version.
             StoreUnavailable, StoreRefused: it was not, or may not have been, started.
         """
+        send: Sending = self._start_one
+        for each in reversed(self._around):
+            send = partial(_through, each, send)
+        return await send(call)
+
+    async def _start_one(self, call: Call[R]) -> Handle[R]:
         (started,) = await self._start([call])
         if isinstance(started, AikiError):
             raise started
         return started
+
+    async def _try_start(self, call: Call[R]) -> Handle[R] | AikiError:
+        try:
+            return await self.start_call(call)
+        except AikiError as error:
+            return error
 
     async def _start(self, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
         """Send starts together; for each a handle, or why it was not started."""
@@ -169,29 +254,38 @@ class Client:
                 started.append(self.typed_handle(outcome, call.result))
         return started
 
-    async def snapshots(
+    def runs(
         self,
         *,
-        status: Status | None = None,
+        status: Status | Collection[Status] | None = None,
         workflow: str | None = None,
-        limit: int = 50,
-    ) -> list[RunSnapshot]:
-        """Read the records of the runs that most recently changed, newest first."""
-        catalog, runs = self.store.catalog, self.store.runs
-        statuses = tuple(Status) if status is None else (status,)
-        if status is Status.RUNNING:
-            ids = await catalog.running()
-        elif status is Status.QUEUED:  # listed together with those that run
-            both = limit + len(await catalog.running())
-            ids = await catalog.newest(statuses=statuses, workflow=workflow, limit=both)
-        else:
-            ids = await catalog.newest(statuses=statuses, workflow=workflow, limit=limit)
-        found = [
-            snapshot
-            for snapshot in await runs.snapshots(ids, timeout=self._start_timeout)
-            if snapshot.status in statuses and workflow in (None, snapshot.workflow)
-        ]
-        return sorted(found, key=lambda snapshot: snapshot.since, reverse=True)[:limit]
+        tag: str | None = None,
+        since: datetime | None = None,
+    ) -> AsyncIterator[RunDescription]:
+        """List runs, those first that changed last; with a tag, those that were started last.
+
+        Read in pages, as one iterates: what it costs depends on how far one goes and not on what
+        is stored. With a tag, the runs that have it are gone through, whatever else is asked.
+        `since` leaves out runs that have not changed from then on. A run that changes while one
+        iterates may be left out.
+
+        Raises `DataError`, before anything is asked, for what is no status or has no time zone.
+        """
+        return list_runs(
+            self.store,
+            status=status,
+            workflow=workflow,
+            tag=tag,
+            since=since,
+            timeout=self._start_timeout,
+        )
+
+    async def count_runs(self, *, workflow: str | None = None) -> dict[str, dict[Status, int]]:
+        """Count runs by workflow and status, without looking at any; what is none is left out.
+
+        Runs on the move between `queued` and `running` may be counted as either.
+        """
+        return await self.store.catalog.counts(workflow)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -213,8 +307,23 @@ class Client:
 
 async def start_many(client: Client, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
     """Start many runs at once: for each call, in its order, a handle or why it was not started."""
+    if client._around:
+        return list(await asyncio.gather(*map(client._try_start, calls)))
     parts = await asyncio.gather(*map(client._start, _parts(calls)))
     return [outcome for part in parts for outcome in part]
+
+
+async def _through(around: AroundStart, send: Sending, call: Call[Any]) -> Handle[Any]:
+    return await around.start(call, send)
+
+
+def checked_around(given: object) -> tuple[AroundStart, ...]:
+    """Return the middleware of a client. Raises `ConfigError` for what is none."""
+    several = cast("Sequence[object]", given if isinstance(given, list | tuple) else (given,))
+    for each in several:
+        if isinstance(each, type) or not inspect.iscoroutinefunction(getattr(each, "start", None)):
+            raise ConfigError(f"a client's middleware has an `async def start`; {each!r:.100} not")
+    return cast("tuple[AroundStart, ...]", tuple(several))
 
 
 def _parts(calls: Sequence[Call[R]]) -> Iterator[Sequence[Call[R]]]:
@@ -239,6 +348,7 @@ def _new_run(call: Call[Any]) -> NewRun:
         input=call.payload,
         reference=call.options.idempotency_key or "",
         input_hash=digest.hexdigest(),
+        more=call.options.packed(),
     )
 
 

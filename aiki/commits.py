@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from aiki.current_step import CurrentStep
+from aiki.durations import milliseconds
 from aiki.errors import DataError, LimitExceeded
 from aiki.journal import Journal
 from aiki.operation import Host, Operation
-from aiki.records import ClaimedRun, EntryKind, Message, closed_entry, entry_rest
+from aiki.records import (
+    ClaimedRun,
+    EntryKind,
+    Message,
+    closed_entry,
+    entry_rest,
+    open_payload,
+)
 from aiki.rounds import Rounds, Turn
 from aiki.step import StepSpec
+from aiki.store.children import NewChild
 
 MAX_RUN_BYTES = 16 * 1024 * 1024
+_TAKEN = 3  # parts of the answer that tells of a child's end
 _EXECUTED = "the task was executed, and is not executed again for this"
 
 
@@ -23,6 +34,7 @@ class Commits:
     def __init__(self, claimed: ClaimedRun, host: Host, journal: Journal, rounds: Rounds) -> None:
         self._owner = claimed.ownership
         self._runs = host.runs
+        self._children = host.children
         self._label = host.label
         self._journal = journal
         self._rounds = rounds
@@ -80,6 +92,14 @@ class Commits:
         milliseconds = round(delay * 1000)
         return await self._runs.commit_attempt(self._owner, operation.key, milliseconds, rest)
 
+    async def heartbeat(self, operation: Operation, about: CurrentStep) -> int | bytes:
+        """Record that an attempt is under way, and what it said."""
+        # One place in the order will do: an hour of heartbeats must not use up those of a round.
+        about.seq = about.seq or self._rounds.stamp()
+        payload = open_payload(about.failure, about.details)
+        rest = self._rest(about.seq, about.attempt - 1, about.begun, payload)
+        return await self._runs.heartbeat_step(self._owner, operation.key, rest)
+
     async def abandon(
         self, operation: Operation, turn: Turn, *, deliver_cancel: bool = False
     ) -> int | bytes:
@@ -94,7 +114,7 @@ class Commits:
     ) -> Any:
         """Record that the run waits so many seconds, or until that time of the server's clock."""
         rest = self._rest(self._rounds.stamp(), 0, self._loop.time(), b"")
-        lasts_ms = None if lasts is None else round(lasts * 1000)
+        lasts_ms = None if lasts is None else milliseconds(lasts)
         return await self._runs.open_wait(
             self._owner, operation.key, rest, lasts_ms=lasts_ms, until_ms=until_ms
         )
@@ -143,6 +163,38 @@ class Commits:
         self._journal.size += len(payload)
         entry = self._entry(turn.seq, kind, 0, begun, payload)
         return await self._runs.answer_update(self._owner, operation.key, entry, told)
+
+    async def consume_end(
+        self, operation: Operation, turn: Turn, child_id: str, number: int, *, begun: float
+    ) -> list[Any] | int | bytes:
+        """Take the end of a child into the journal, as the outcome of a wait."""
+        rest = self._rest(turn.seq, 0, begun, b"")
+        answer: list[Any] | int | bytes = await self._children.consume_end(
+            self._owner, operation.key, self.server_now(), rest, child_id,
+            number=number, room=MAX_RUN_BYTES - self._journal.size,
+        )  # fmt: skip
+        if isinstance(answer, list) and len(answer) == _TAKEN:
+            self._journal.size += len(answer[2])
+        return answer
+
+    async def start_children(
+        self,
+        operation: Operation,
+        new: NewChild,
+        some: Sequence[tuple[int, str, bytes]],
+        *,
+        strict: bool,
+        wake_at: int,
+    ) -> int | bytes:
+        """Start some children of a map."""
+        rest = self._rest(self._rounds.stamp(), 0, self._loop.time(), b"")
+        return await self._children.start_children(
+            self._owner, operation.key, rest, new, some, strict=strict, wake_at=wake_at
+        )
+
+    def entry(self, turn: Turn, kind: EntryKind, begun: float, payload: bytes) -> bytes:
+        """Give a closed entry of something that was begun at this time of the loop's clock."""
+        return self._entry(turn.seq, kind, 1, begun, payload)
 
     async def note(self, key: str, payload: bytes) -> int | bytes:
         """Record what the handler was told at once."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar, cast
 
+from aiki.annotations import resolved
 from aiki.errors import DefinitionError
 from aiki.names import kebab_case
 
@@ -31,6 +32,25 @@ def checked_function(value: object, what: str) -> FunctionType:
             "yields would be lost; return a list instead"
         )
     return value
+
+
+def checked_handler(handler: object, run_type: type) -> FunctionType:
+    """Return `handler` if it can be that of a workflow: `async def handler(run: Run, …)`."""
+    fn = checked_function(handler, "a workflow handler")
+    where = f"workflow handler {fn.__qualname__} ({source(fn)})"
+    if not inspect.iscoroutinefunction(fn):
+        raise DefinitionError(
+            f"{where} is a plain def; make it `async def {fn.__name__}(run: Run, …)`"
+        )
+    run = next(iter(resolved(fn, where).parameters.values()), None)
+    if run is None or run.kind not in {run.POSITIONAL_ONLY, run.POSITIONAL_OR_KEYWORD}:
+        raise DefinitionError(f"{where} has no parameter for the run; begin with `run: Run`")
+    if run.annotation is not run_type:
+        raise DefinitionError(
+            f"{where}: its first parameter is given the run, but is written as `{run}`; begin with "
+            "`run: Run`"
+        )
+    return fn
 
 
 def source(fn: FunctionType) -> str:

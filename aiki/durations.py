@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import re
 from datetime import timedelta
 from typing import TypeAlias
 
 from aiki.errors import LONGEST_SECONDS, DataError
 
 Seconds: TypeAlias = float | timedelta
+
+UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_WRITTEN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*")
 
 
 def seconds(value: Seconds, *, what: str) -> float:
@@ -28,6 +33,23 @@ def seconds(value: Seconds, *, what: str) -> float:
     if not 0 <= number <= LONGEST_SECONDS:  # NaN is refused here as well
         raise DataError(f"{what} must be between 0 seconds and 10 years, not {_shown(given)}")
     return float(number)
+
+
+def written_seconds(text: str, *, what: str) -> float:
+    """Read a duration as people write it: 90, 500ms, 10s, 5m, 2h or 7d.
+
+    Raises `DataError` for anything else, and for more than 10 years.
+    """
+    match = _WRITTEN.fullmatch(text)
+    if match is None or match[2] not in UNITS:
+        raise DataError(f"{what} is a time such as 90s, 5m, 2h or 7d, not {text!r:.100}")
+    return seconds(float(match[1]) * UNITS[match[2]], what=what)
+
+
+def milliseconds(duration: float) -> int:
+    """Give so many seconds in whole milliseconds, never fewer: no wait ends early."""
+    # A float of 0.3 s is a little less or more than that; a nanosecond makes no millisecond.
+    return math.ceil(duration * 1000 - 1e-6)
 
 
 def _shown(value: object) -> str:

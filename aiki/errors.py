@@ -59,15 +59,16 @@ class ConfigError(AikiError):
 
 
 class Conflict(AikiError):
-    """The idempotency key belongs to a run that was started with other input."""
+    """The idempotency key or the schedule's name belongs to what was defined otherwise."""
 
-    def __init__(self, message: str, *, run_id: str) -> None:
+    def __init__(self, message: str, *, run_id: str = "") -> None:
         super().__init__(message)
         self.run_id = run_id
+        """The run that has the key; empty where it is about a schedule."""
 
 
 class NotFound(AikiError):
-    """There is no such run: it never existed, or its retention has ended; or nothing to ask."""
+    """There is no such run, schedule or question: it never existed, or has been removed."""
 
 
 class InvalidTransition(AikiError):

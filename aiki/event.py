@@ -66,21 +66,21 @@ class Event(Generic[T]):
             LimitExceeded: too much lies unread in its mailbox.
             StoreUnavailable: it may or may not have been sent; with a key, send it again.
         """
-        sender, *rest = to
-        payload = self._codec.encode(rest[-1])[0]
         key = None if idempotency_key is None else checked_key(idempotency_key)
-        match sender:
-            case Handle():
-                await sender.post(self._topic, payload, key)
-            case Client():
-                await sender.handle(_run_id(rest[0])).post(self._topic, payload, key)
-            case Run():
-                sender.check_here(f"event {self.name!r} was sent")
-                await sender.waits.send(self._topic, _run_id(rest[0]), payload, key)
+        target: Any = to[0] if to else None
+        match to:
+            case (Handle(), data):
+                await target.post(self._topic, self._encoded(data), key)
+            case (Client() as client, run_id, data):
+                await client.handle(_run_id(run_id)).post(self._topic, self._encoded(data), key)
+            case (Run() as run, run_id, data):
+                run.check_here(f"event {self.name!r} was sent")
+                await run.waits.send(self._topic, _run_id(run_id), self._encoded(data), key)
             case _:
+                kinds = ", ".join(type(each).__qualname__ for each in to) or "nothing"
                 raise DefinitionError(
-                    f"event {self.name!r} is sent with a handle, or with a client or a run and the "
-                    f"id of the run that is to get it, not with {type(sender).__qualname__}"
+                    f"event {self.name!r} is sent with a handle and the data, or with a client or "
+                    f"a run, the id of the run that is to get it, and the data; not with {kinds}"
                 )
 
     async def send_many(
@@ -103,6 +103,9 @@ class Event(Generic[T]):
 
         self._codec.encode(data)  # what is wrong with the data is wrong with all
         return await asyncio.gather(*map(one, run_ids))
+
+    def _encoded(self, data: Any) -> bytes:
+        return self._codec.encode(data)[0]
 
     def _read(self, kind: EntryKind, payload: bytes) -> Any:  # noqa: ARG002 - there is one kind
         return self._codec.decode(payload)

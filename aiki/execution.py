@@ -13,7 +13,6 @@ Store failures do not reach a handler either.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -26,23 +25,21 @@ from aiki.errors import AikiError, DataError
 from aiki.journal import Journal
 from aiki.mail import is_asked
 from aiki.newsdesk import NewsDesk
+from aiki.notes import Notes
 from aiki.operation import Host, Operation, Operations, State
 from aiki.publisher import Publisher
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
-from aiki.rounds import Rounds, Turn
+from aiki.rounds import SETTLE_TURNS, Rounds, Turn
 from aiki.states import Status
 from aiki.steering import Steer, Steering
 
 PARK_AFTER = 0.01  # lets a handler that was just given something ask for its next step
+# What repeating a step costs, about: a run that was just given something stays for as long as it
+# would take to repeat, where nobody wants its place. So it is not repeated for each of many ends.
+PARK_AFTER_EACH = 1e-4
 PARK_AGAIN = 1.0  # after the store said to stay: what it saw comes to us meanwhile
 SUSPEND_AFTER = 0.1
-# Of all that a run waits for, what its status names
-PARKS_AS = (
-    Status.AWAITING_EVENT,
-    Status.SLEEPING,
-    Status.AWAITING_RETRY,
-)
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
 
 _making = threading.Lock()  # a publisher, by whoever is the first to ask
@@ -55,6 +52,7 @@ class Execution:
 
     def __init__(self, claimed: ClaimedRun, host: Host, asked: Mapping[str, Asked]) -> None:
         self.owner = claimed.ownership
+        self.scope = claimed.scope
         self.host = host
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -70,9 +68,10 @@ class Execution:
         self._handler: asyncio.Task[None] | None = None
         self.steering = Steering()
         self._operations = Operations()
-        self._notes: list[tuple[str, bytes]] = []  # that are to be written before anything starts
-        self._noting: asyncio.Task[None] | None = None
-        self._park_check: asyncio.TimerHandle | None = None
+        self.notes = Notes(self._journal, self.commits)
+        self._park_check: asyncio.Handle | None = None
+        self._quiet = 0  # turns of the loop, seen by the look whether to park
+        self._given_at = 0.0  # when the handler was last given something
         # The next two only where there is something to repeat or to read: they refer back to us,
         # and a new run that forms no cycle of references is freed without the garbage collector.
         self._known_news = claimed.news
@@ -140,7 +139,8 @@ class Execution:
         for part in parts:
             if part is not None:
                 part.stop()
-        for pending in (self._park_check, self._delivering, self._noting):
+        self.notes.close()
+        for pending in (self._park_check, self._delivering):
             if pending is not None:
                 pending.cancel()
         for attempt in range(100):
@@ -180,6 +180,7 @@ class Execution:
                 self.owner,
                 self.host.runs,
                 on_cancel=self.cancel_requested,
+                on_pause=self.suspend,
                 on_fenced=lambda: self.steering.ask(Steer.FENCED),
                 on_damage=self.steering.stall,
                 on_asked=self._answer,
@@ -200,6 +201,14 @@ class Execution:
                     loop=self._loop,
                 )
             return self._publisher
+
+    def published_as(self, key: str) -> str:
+        """Give whose a step's chunks are: its key, and the generation where that is not the first.
+
+        Streams go on where a run continues as new, and its keys begin anew.
+        """
+        scope = self.scope.removeprefix(self.owner.run_id)
+        return f"{scope}/{key}" if scope else key
 
     def state(self, kind: type[T]) -> T:
         """Give the run's one object of a class, made when it is asked for first."""
@@ -228,6 +237,11 @@ class Execution:
                 written=self.written,
             )
         self._answers.look()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the handler has met a cancel, in this life or before."""
+        return self.cancel_delivered or self._cancel_at is not None
 
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller is on the loop that executes the run."""
@@ -262,13 +276,15 @@ class Execution:
         perform: Callable[[Operation], Awaitable[T]],
         read: Callable[[Entry], T],
         *,
+        fetch: Callable[[str, Entry], Awaitable[None]] | None = None,
         is_aside: bool = False,
     ) -> T:
         """Give the recorded outcome of an operation, or perform it and record the outcome.
 
         `read` makes of a closed entry what `perform` gave, or raises what it raised; where it
-        raises `DataError`, the code does not fit what is recorded. One that `is_aside` is none of
-        the handler's: no cancel meets it, and it is no reason to park.
+        raises `DataError`, the code does not fit what is recorded. `fetch` reads before what a
+        recorded result does not hold itself. One that `is_aside` is none of the handler's: no
+        cancel meets it, and it is no reason to park.
         """
         if self.is_closed:
             await self._operations.never()
@@ -278,6 +294,7 @@ class Execution:
         key, entry = self._journal.take(address)
         operation = Operation(key, entry, task, is_aside=is_aside)
         self._operations.add(operation)
+        self._quiet = 0
         self._rounds.asked(in_branch=task is not self._handler)
         if self._conditions is not None:
             self._conditions.look()
@@ -285,7 +302,7 @@ class Execution:
             self._replay.asked()
         try:
             if self._replay is not None and entry and entry.kind is not EntryKind.OPEN:
-                return await self._recorded(self._replay, operation, entry, read)
+                return await self._recorded(self._replay, operation, entry, read, fetch)
             return await perform(operation)
         except asyncio.CancelledError:
             if not self.is_closed:
@@ -293,6 +310,8 @@ class Execution:
             raise
         finally:
             self._operations.remove(operation)
+            self._quiet = 0
+            self._given_at = self._loop.time()
             if self._conditions is not None:
                 self._conditions.look()
             if self._suspending:
@@ -301,7 +320,12 @@ class Execution:
                 self.check_park_later()
 
     async def _recorded(
-        self, replay: Replay, operation: Operation, entry: Entry, read: Callable[[Entry], T]
+        self,
+        replay: Replay,
+        operation: Operation,
+        entry: Entry,
+        read: Callable[[Entry], T],
+        fetch: Callable[[str, Entry], Awaitable[None]] | None,
     ) -> T:
         turn = operation.turn = self._rounds.recorded(
             operation.key, is_alone=self._is_alone(operation)
@@ -315,15 +339,31 @@ class Execution:
             self._delivering = self._loop.create_task(self._give_cancel(operation, turn))
             await self._operations.until_cancelled()
         operation.state = State.REPLAYING
-        if await self._rounds.come(turn, is_final=True):
-            self._operations.cancel_again(operation)
+        is_late = False
         try:
+            if fetch is not None and entry.kind is EntryKind.RESULT:
+                fetching = asyncio.ensure_future(fetch(operation.key, entry))
+                await self._outlast(fetching)
+                is_late = operation.is_cancelled
+                fetching.result()
+            if await self._rounds.come(turn, is_final=True) or is_late:
+                self._operations.cancel_again(operation)
             return read(entry)
         except DataError as error:
             self.steering.stall(
                 f"What is recorded of {operation.key} no longer fits the code: {error}"
             )
             await self._operations.never()
+
+    async def end_branches(self) -> None:
+        """Cancel what the handler has left under way beside itself, and wait for its end."""
+        while tasks := {each.task for each in self._operations if not each.is_aside} - {
+            self._handler
+        }:
+            for task in tasks:
+                if not task.cancelling():  # one that cleans up already is let do so
+                    task.cancel()
+            await asyncio.wait(tasks)
 
     async def until_cancelled(self) -> NoReturn:
         """Let an operation wait for the cancellation that is on its way."""
@@ -355,6 +395,12 @@ class Execution:
             self.check_park_later()
         self._meet_cancel()
 
+    async def works(self, operation: Operation) -> None:
+        """Note that an operation goes on after a wait: the run cannot be parked meanwhile."""
+        if self.is_closed or operation.state is State.POINT:
+            await self._operations.until_cancelled()
+        operation.state = State.COMMITTING
+
     async def may_start(self, operation: Operation) -> None:
         """Wait until a new effect is allowed."""
         while True:
@@ -373,43 +419,10 @@ class Execution:
                 # the step been done elsewhere. The next beat tells.
                 operation.state = State.HELD
                 await asyncio.sleep(LEASE_LOOK)
-            elif self._notes or self._noting is not None:
-                await self._write_notes()
+            elif not self.notes.are_written:
+                await self.notes.write(self.written)
             else:
                 return
-
-    def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
-        """Give the key of a note, and what is noted there or `make` makes now.
-
-        It is written before anything starts, so nothing that comes after it can be repeated with
-        another one.
-        """
-        key, entry = self._journal.take(address)
-        if entry is not None and entry.kind is EntryKind.NOTE:
-            return key, entry.payload
-        payload = make()
-        self._notes.append((key, payload))
-        return key, payload
-
-    def is_noted_or_new(self, address: str) -> bool:
-        """Tell whether a note is there, or can be made since nothing is recorded behind here."""
-        if not self._journal.has(address) and self.is_replaying:
-            return False
-        self.note(address, lambda: b"")
-        return True
-
-    async def _write_notes(self) -> None:
-        if self._noting is None:
-            notes, self._notes = self._notes, []
-            self._noting = self._loop.create_task(self._write(notes))
-        # Whoever else wants to start meanwhile waits for the same.
-        await asyncio.wait([self._noting])
-
-    async def _write(self, notes: list[tuple[str, bytes]]) -> None:
-        for key, payload in notes:
-            if not await self.written(key, self.commits.note(key, payload)):
-                await self._operations.never()
-        self._noting = None
 
     def _is_blocked(self) -> bool:
         return (
@@ -431,6 +444,7 @@ class Execution:
             self._answers.look()
         if not self._is_blocked():
             self._operations.release()
+            self.check_park_later()  # a look that came while we were blocked was in vain
 
     # What is written
 
@@ -628,23 +642,33 @@ class Execution:
             self._park_check = self._loop.call_later(after, self._check_park)
 
     def _check_park(self) -> None:
-        """Ask to be parked where everything pending is a wait that the store will end."""
+        """Ask to be parked where everything pending is a wait that the store will end.
+
+        A loop that is busy is late with this, and may have yet to tell the handler what has just
+        ended, or the members of a group that they are cancelled.
+        """
+        self._quiet += 1
+        if self._quiet < SETTLE_TURNS:
+            self._park_check = self._loop.call_soon(self._check_park)
+            return
         self._park_check = None
         if self._answers is not None and self._answers.is_busy:
             self.check_park_later()
             return
         if self._conditions is not None:
             self._conditions.check()  # or what has just come true would be slept over
-        soon = self._loop.time() + self.host.inline_wait
+        now = self._loop.time()
+        soon = now + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):
-            asked_for = [operation for operation in operations if not operation.is_aside]
-            kinds = {operation.parks_as for operation in asked_for}
-            status = next((status for status in PARKS_AS if status in kinds), None)
-            if status is None:
+            parking = operations.parking()
+            if parking is None:
                 return  # the handler itself waits for something that we do not see
-            waits = [operation.key for operation in asked_for]
-            timed = [each.key for each in operations if each.until < math.inf]
+            stays = self._given_at + self._journal.taken * PARK_AFTER_EACH - now
+            if stays > 0 and self.host.has_room():
+                self.check_park_later(after=stays)
+                return
+            status, waits, timed = parking
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 
     def _seen(self) -> int:

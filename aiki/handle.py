@@ -8,10 +8,11 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from aiki.codec import Codec
 from aiki.completion import Completions
+from aiki.controls import Controls
 from aiki.durations import Seconds, seconds
 from aiki.errors import DataError, Failure, RunCancelled, RunFailed
 from aiki.failures import failure_from_json
@@ -26,10 +27,13 @@ from aiki.topic import Chunk, Progress, Topic
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
+_NAMED = 5  # of all that a run waits for
+
 _KINDS = {
     EntryKind.OPEN: "retrying",
     EntryKind.RESULT: "completed",
     EntryKind.FAILURE: "failed",
+    EntryKind.CANCELLED: "cancelled",
     EntryKind.TIMEOUT: "timed out",
     EntryKind.NOTE: "noted",
     EntryKind.ABANDONED: "abandoned",
@@ -47,14 +51,43 @@ class RunStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RunDescription:
+    """A run as it was when it was asked: what `describe` and `client.runs` tell."""
+
+    id: str
+    workflow: str
+    version: str
+    pool: str
+    status: Status
+    since: datetime
+    created: datetime
+    reason: str
+    """Why it waits, in words; empty where there is nothing to say."""
+    details: str
+    """What its handler says that it is at: `run.set_details`."""
+    tags: tuple[str, ...]
+    memo: dict[str, Any]
+    due: datetime | None
+    """When it starts, or its next attempt does, where it waits for that."""
+    start_by: datetime | None
+    finish_by: datetime | None
+    attempt: int
+    generation: int
+    """How often it has continued as new."""
+    forked_from: str
+    """The run that it was forked from, and the step where one was named; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedStep:
     """One entry of a run's journal."""
 
     task: str
     key: str
     outcome: str
-    """`completed`, `failed`, `timed out` or `abandoned`; `noted` of what was known at once;
-    `retrying` or `waiting` of what is not over."""
+    """`completed`, `failed`, `cancelled`, `timed out` or `abandoned`; `noted` of what was known at
+    once; of what is not over `retrying`, `waiting`, or `executing` of a first attempt, which is
+    recorded only where a heartbeat or a time-out needs it."""
     attempts: int
     started: datetime
     recorded: datetime
@@ -64,9 +97,11 @@ class RecordedStep:
     result: Any
     """The recorded result as plain JSON."""
     failure: Failure | None
+    heartbeat: Any = None
+    """What an attempt said last by `heartbeat`, until the step is over."""
 
 
-class Handle(Generic[R_co]):
+class Handle(Controls, Generic[R_co]):
     """One run. Made by `start` or `client.handle(id)`; it holds nothing but the id."""
 
     def __init__(
@@ -79,12 +114,11 @@ class Handle(Generic[R_co]):
         *,
         timeout: float,
     ) -> None:
-        self.id = run_id
+        super().__init__(run_id, store, timeout)
         self._store = store
         self._completions = completions
         self._hints = hints
         self._result = result
-        self._timeout = timeout
 
     async def wait_for_completion(self, timeout: Seconds | None = None) -> R_co:
         """Wait until the run is over and return its result.
@@ -137,22 +171,33 @@ class Handle(Generic[R_co]):
         snapshot = await self._store.runs.snapshot(self.id, timeout=self._timeout)
         return RunStatus(snapshot.status, moment(snapshot.since), why(snapshot))
 
-    async def cancel(self, reason: str = "") -> Status:
-        """Ask the run to end, and return the status it has now.
+    async def describe(self) -> RunDescription:
+        """Tell what there is to know of the run beside its data: tags, memo, deadlines, details.
 
-        Its handler meets `CancelledError` at its next step and may clean up; then the run is
-        `cancelled`. A run with nothing to clean up is cancelled at once. Cancelling again, or a
-        run that is over, changes nothing. Raises `NotFound` if there is no such run.
+        Raises `NotFound` if there is no such run.
         """
-        return await self._store.runs.request_cancel(self.id, reason, timeout=self._timeout)
+        return description(await self._store.runs.snapshot(self.id, timeout=self._timeout))
 
-    async def wake_up(self) -> None:
-        """End the sleeps that the run is in: each returns True, at once.
+    async def fork(self, at: str | None = None) -> Handle[R_co]:
+        """Start a run that begins with what is recorded of this one, and return its handle.
 
-        Sleeps that begin later are not touched. Raises `NotFound` if there is no such run, and
-        `InvalidTransition` if it is where no sleep can be.
+        `at` is the `key` of a step in `journal()`: what was recorded before it is taken over, and
+        it is the first that is executed anew. Without it everything is taken over that has a
+        result. Neither messages nor deadlines are. Random numbers and UUIDs stay those of this run.
+
+        Raises:
+            NotFound: there is no such run.
+            DataError: nothing is recorded under that key.
         """
-        await self._store.mailbox.wake_up(self.id, timeout=self._timeout)
+        run_id = await self._forked(at)
+        return Handle(
+            run_id,
+            self._store,
+            self._completions,
+            self._hints,
+            self._result,
+            timeout=self._timeout,
+        )
 
     async def post(
         self, topic: str, payload: bytes, key: str | None, secret: tuple[str, str] | None = None
@@ -228,18 +273,56 @@ class Handle(Generic[R_co]):
         entries = await self._store.runs.journal(self.id, timeout=self._timeout)
         if not entries:
             await self._store.runs.snapshot(self.id, timeout=self._timeout)
-        return [
-            recorded_step(key, entry)
-            for key, entry in sorted(entries.items(), key=lambda item: item[1].seq)
-        ]
+        return [recorded_step(key, entry) for key, entry in sorted(entries.items(), key=_place)]
 
     def __repr__(self) -> str:
         return f"<Handle {self.id}>"
 
 
+def _place(item: tuple[str, Entry]) -> tuple[bool, int, int]:
+    _, entry = item
+    return entry.seq == 0, entry.seq, entry.written  # those kept from a failed attempt come last
+
+
 def moment(milliseconds: int) -> datetime:
     """Give a stored time as an aware datetime."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def description(snapshot: RunSnapshot) -> RunDescription:
+    """Give a record as users see it."""
+    return RunDescription(
+        id=snapshot.id,
+        workflow=snapshot.workflow,
+        version=snapshot.version,
+        pool=snapshot.pool,
+        status=snapshot.status,
+        since=moment(snapshot.since),
+        created=moment(snapshot.created),
+        reason=why(snapshot),
+        details=snapshot.details,
+        tags=snapshot.tags,
+        memo=_memo(snapshot.memo),
+        due=_moment(snapshot.wake),
+        start_by=_moment(snapshot.start_by),
+        finish_by=_moment(snapshot.finish_by),
+        attempt=snapshot.attempt,
+        generation=snapshot.generation,
+        forked_from=snapshot.forked_from,
+    )
+
+
+def _memo(data: bytes) -> dict[str, Any]:
+    # A damaged record is shown as far as it can be read: it must not hide the others in a list.
+    try:
+        memo: object = json.loads(data)
+    except ValueError:
+        memo = None
+    return cast("dict[str, Any]", memo) if isinstance(memo, dict) else {}
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else moment(milliseconds)
 
 
 def why(snapshot: RunSnapshot) -> str:
@@ -251,6 +334,8 @@ def why(snapshot: RunSnapshot) -> str:
             snapshot.reason,
             flags=re.MULTILINE,
         )
+    if snapshot.status is Status.SCHEDULED and snapshot.wake is not None:
+        return f"is to start at {moment(snapshot.wake).isoformat()}"
     if snapshot.status in WAITING:
         return _waits(snapshot)
     if snapshot.status is Status.QUEUED:
@@ -259,29 +344,60 @@ def why(snapshot: RunSnapshot) -> str:
         return f"waits for {pool} {snapshot.workflow} {snapshot.version}{quarantined}"
     if snapshot.cancel is not None and not snapshot.status.is_final:
         return "its cancel is on the way to the handler"
-    return ""
+    return "rests until it is resumed" if snapshot.status is Status.PAUSED else ""
 
 
 def _waits(snapshot: RunSnapshot) -> str:
-    names = [key.rpartition("#")[0].partition(":")[0] for key in snapshot.waits]
+    # Each a key; behind many of them, how many more there are
+    names = [_awaited(key) for key in snapshot.waits]
     until = "" if snapshot.wake is None else moment(snapshot.wake).isoformat()
     match snapshot.status:
         case Status.SLEEPING:
             return f"sleeps until {until}: {', '.join(names)}"
         case Status.AWAITING_EVENT:
             return f"waits for {', '.join(names)}" + (f", or {until}" if until else "")
+        case Status.AWAITING_CHILD:
+            return f"waits for its children: {', '.join(names)}" + (
+                f", or {until}" if until else ""
+            )
+        case _ if not snapshot.waits:
+            return f"{snapshot.reason}; the next attempt is due at {until}"
         case _:
             return f"its next attempt is due at {until}"
 
 
+def _name(key: str) -> str:
+    """Give what people call what has a key."""
+    name = (key.rpartition("#")[0] or key).partition(":")[0]
+    # The key of a promise has that of an awakeable in it
+    return name.rpartition("#")[0] if name.startswith("promise/") else name
+
+
+def _awaited(key: str) -> str:
+    name = _name(key)
+    kind, _, rest = name.partition("/")
+    match kind:
+        case "end":
+            return rest
+        case "map":
+            return f"those of {rest} that are mapped"
+        case _:
+            return name
+
+
 def recorded_step(key: str, entry: Entry) -> RecordedStep:
     """Give a journal entry as users see it."""
-    # An open entry without attempts is a wait that is not over
-    failed = entry.kind is EntryKind.FAILURE or (entry.kind is EntryKind.OPEN and entry.attempts)
-    outcome = "waiting" if entry.kind is EntryKind.OPEN and not failed else _KINDS[entry.kind]
+    # An open entry without attempts is a first one that is under way, or a wait that is not over.
+    # What is no task has a slash in its name, which a task cannot have.
+    is_open, is_task = entry.kind is EntryKind.OPEN, "/" not in key
+    failure = entry.failure if is_open else entry.payload
+    failed = entry.kind is EntryKind.FAILURE or (is_open and entry.attempts)
+    outcome = _KINDS[entry.kind]
+    if is_open and not failed:
+        outcome = "executing" if is_task else "waiting"
     begun = entry.written - (entry.spent if entry.kind is not EntryKind.ABANDONED else 0)
     return RecordedStep(
-        task=key.rpartition("#")[0].partition(":")[0],
+        task=_name(key),
         key=key,
         outcome=outcome,
         attempts=entry.attempts,
@@ -290,5 +406,6 @@ def recorded_step(key: str, entry: Entry) -> RecordedStep:
         due=moment(entry.due) if entry.due else None,
         worker=entry.worker,
         result=json.loads(entry.payload) if entry.kind is EntryKind.RESULT else None,
-        failure=failure_from_json(entry.payload) if failed else None,
+        failure=failure_from_json(failure) if failed else None,
+        heartbeat=json.loads(entry.details) if is_open and is_task and entry.details else None,
     )

@@ -1,4 +1,4 @@
-"""What must be done whoever does it: due timers, expired leases, retention, the sweep.
+"""What must be done whoever does it: due timers, expired leases, unserved runs, retention, sweep.
 
 Every supervisor and every library worker runs this. Whether something is due is decided by the
 scripts, so any number of housekeepers may do it at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from aiki.errors import AikiError
@@ -17,65 +18,94 @@ from aiki.store.timers import BATCH, SWEEP_EVERY
 _logger = logging.getLogger("aiki.housekeeping")
 
 TIMERS_EVERY = 5.0  # without a hint of an earlier one
+CASCADES_EVERY = 10.0  # likewise
 RETENTION_EVERY = 60.0
 IDLE_EVERY = 10.0
 RETENTION = 7 * 86400.0  # seconds that a finished run is kept
+UNSERVED_EVERY = 60.0
+UNSERVED_AFTER = 86400.0  # seconds that a run waits for somebody who serves its version
 
 
 class Housekeeping:
     """The recurring jobs of one process."""
 
-    def __init__(self, store: Store, *, lease: float, retention: float | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        lease: float,
+        retention: float | None = None,
+        unserved_after: float | None = None,
+    ) -> None:
         self._store = store
         self._lease = lease
+        # Only supervisors are told these; without one on the store, the usual times hold.
         self._retention = retention
+        self._unserved_after = unserved_after
         self._wake = asyncio.Event()
-        self._timers_at = 0.0
+        self._due: dict[Callable[[], Awaitable[float]], float] = {}  # by the loop's clock
 
     async def run(self) -> None:
         """Do what is due, until cancelled."""
         loop = asyncio.get_running_loop()
         await self._store.inbox.subscribe("timers", self._on_timer_hint, self._wake.set)
-        jobs: dict[Callable[[], Awaitable[float]], float] = dict.fromkeys(
-            (self._fire_timers, self._recover_expired, self._requeue, self._remove, self._sweep),
+        await self._store.inbox.subscribe("cascades", self._on_cascade_hint)
+        self._due = dict.fromkeys(
+            (
+                self._fire_timers,
+                self._cascade,
+                self._recover_expired,
+                self._requeue,
+                self._stall_unserved,
+                self._remove,
+                self._sweep,
+            ),
             0.0,
         )
         troubled: set[Callable[[], Awaitable[float]]] = set()
         while True:
-            for job, due in jobs.items():
-                if loop.time() < (self._timers_at if job == self._fire_timers else due):
+            for job in self._due:
+                if loop.time() < self._due[job]:
                     continue
+                self._due[job] = math.inf
                 try:
-                    jobs[job] = loop.time() + await job()
+                    self._hint(job, await job())
                     troubled.discard(job)
                 except AikiError as error:
-                    jobs[job] = loop.time() + 1.0
-                    if job == self._fire_timers:
-                        self._timers_at = jobs[job]
+                    self._hint(job, 1.0)
                     if not troubled:
                         _logger.warning("housekeeping waits for the store: %s", error)
                     troubled.add(job)
             self._wake.clear()
-            nearest = min(self._timers_at, *(t for j, t in jobs.items() if j != self._fire_timers))
             try:
-                async with asyncio.timeout_at(nearest):
+                async with asyncio.timeout_at(min(self._due.values())):
                     await self._wake.wait()
             except TimeoutError:
                 pass
 
-    def _on_timer_hint(self, message: bytes) -> None:
-        due = asyncio.get_running_loop().time() + int(message) / 1000
-        if due < self._timers_at:
-            self._timers_at = due
+    def _hint(self, job: Callable[[], Awaitable[float]], pause: float) -> None:
+        """Note that a job is due in so many seconds, unless it is earlier."""
+        due = asyncio.get_running_loop().time() + pause
+        if due < self._due[job]:
+            self._due[job] = due
             self._wake.set()
+
+    def _on_timer_hint(self, message: bytes) -> None:
+        self._hint(self._fire_timers, int(message) / 1000)
+
+    def _on_cascade_hint(self, _message: bytes) -> None:
+        self._hint(self._cascade, 0.0)
 
     async def _fire_timers(self) -> float:
         count, left = await self._store.timers.fire()
         while count == BATCH:
             count, left = await self._store.timers.fire()
-        pause = TIMERS_EVERY if left is None else min(left, TIMERS_EVERY)
-        self._timers_at = asyncio.get_running_loop().time() + pause
-        return pause
+        return TIMERS_EVERY if left is None else min(left, TIMERS_EVERY)
+
+    async def _cascade(self) -> float:
+        while await self._store.children.cascade():
+            pass  # each look leaves fewer children
+        return CASCADES_EVERY
 
     async def _recover_expired(self) -> float:
         expired = await self._store.workers.find_expired(self._lease)
@@ -101,12 +131,26 @@ class Housekeeping:
             _logger.warning("%d ready entries were delivered and not claimed; queued again", moved)
         return IDLE_EVERY
 
+    async def _stall_unserved(self) -> float:
+        after = self._unserved_after
+        if after is None:
+            if await self._there_is_a_supervisor():
+                return UNSERVED_EVERY
+            after = UNSERVED_AFTER
+        every = min(UNSERVED_EVERY, after / 10)
+        held = await self._store.timers.stall_unserved(after, every=every)
+        for run_id in held:
+            _logger.warning("run %s is held: nobody has served its version for long", run_id)
+        return 0.0 if len(held) == BATCH else every
+
+    async def _there_is_a_supervisor(self) -> bool:
+        return (await self._store.workers.beat_supervisor("", 0))[1] > 0
+
     async def _remove(self) -> float:
         workflows = await self._store.catalog.workflows()
         retention = self._retention
         if retention is None:
-            # Only supervisors are told how long; without one on the store, the usual time holds.
-            if (await self._store.workers.beat_supervisor("", 0))[1] > 0:
+            if await self._there_is_a_supervisor():
                 return RETENTION_EVERY
             retention = RETENTION
         while await self._store.timers.remove_finished(retention, workflows) == BATCH:

@@ -14,7 +14,7 @@ from aiki.errors import LimitExceeded
 from aiki.records import Entry, EntryKind
 
 MAX_ENTRIES = 10_000
-_OUTCOMES = (EntryKind.RESULT, EntryKind.FAILURE, EntryKind.TIMEOUT)
+_OUTCOMES = frozenset(EntryKind) - {EntryKind.OPEN, EntryKind.NOTE, EntryKind.ABANDONED}
 
 
 class Journal:
@@ -27,6 +27,11 @@ class Journal:
         self._met_new = False
         self._taken = 0
         self.size = sum(len(entry.payload) for entry in entries.values())
+
+    @property
+    def taken(self) -> int:
+        """How many steps the handler has asked for."""
+        return self._taken
 
     @property
     def is_repeated(self) -> bool:
@@ -47,13 +52,15 @@ class Journal:
         ]
         return [key for _, key in sorted(found)]
 
-    def has(self, address: str) -> bool:
-        """Tell whether something is recorded for the next step at an address."""
-        return f"{address}#{self._asked.get(address, 0)}" in self._untaken
+    def peek(self, address: str) -> tuple[str, Entry | None]:
+        """Give the key of the next step at an address, and what is recorded, without taking it."""
+        key = f"{address}#{self._asked.get(address, 0)}"
+        return key, self._untaken.get(key)
 
-    def take(self, address: str) -> tuple[str, Entry | None]:
+    def take(self, address: str, *, is_note: bool = False) -> tuple[str, Entry | None]:
         """Give the next step at an address its key, and what is recorded under it.
 
+        A note that is not there says nothing of how far the handler has come: it may be new code.
         Raises LimitExceeded for a step too many.
         """
         number = self._asked.get(address, 0)
@@ -62,7 +69,7 @@ class Journal:
         entry = self._untaken.pop(key, None)
         self._taken += 1
         if entry is None:
-            self._met_new = True
+            self._met_new = self._met_new or not is_note
             # Counted as they are asked for, not as they are recorded: a replay repeats that, and
             # steps that are under way at once are as many.
             if self._taken > MAX_ENTRIES:

@@ -39,9 +39,13 @@ class Mail:
         return messages.popleft() if messages else None
 
     def put_back(self, message: Message) -> None:
-        """Take back a message that was handed out and not consumed; it is the next one again."""
+        """Take back a message that was handed out and not consumed, to its place in the order."""
         topic = box(message.topic)
-        self._messages[topic].appendleft(message)
+        later = self._messages[topic]
+        earlier: list[Message] = []
+        while later and later[0].number < message.number:
+            earlier.append(later.popleft())
+        later.extendleft([message, *reversed(earlier)])
         self._hand_out(topic)
 
     def _hand_out(self, topic: str) -> None:

@@ -1,4 +1,4 @@
-"""The grammar of names, versions and idempotency keys.
+"""The grammar of names, versions, idempotency keys and tags.
 
 They become parts of keys in the store and of lines that people read. So a name has one spelling
 (NFC), holds nothing that separates the parts of a key, and nothing that cannot be seen.
@@ -13,6 +13,7 @@ from aiki.errors import DataError, DefinitionError
 
 MAX_NAME_BYTES = 200
 MAX_KEY_BYTES = 256
+MAX_TAG_BYTES = 128
 
 # ":" and "/" separate the parts of a key, "{" and "}" enclose its hash tag.
 _RESERVED = frozenset(":/{}")
@@ -72,6 +73,20 @@ def checked_key(value: object) -> str:
     if problem is not None:
         raise DataError(f"the idempotency key {key!r:.300} {problem}")
     return key
+
+
+def checked_tag(value: object) -> str:
+    """Return `value` as a tag, unchanged: equal tags are equal byte by byte.
+
+    Raises `DataError` for anything else, for a tag comes with the data of one run.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"a tag is a str, not {_shown(value)}")
+    tag = str.__str__(value)
+    problem = _problem(tag, MAX_TAG_BYTES)
+    if problem is not None:
+        raise DataError(f"the tag {tag!r:.300} {problem}")
+    return tag
 
 
 def _shown(value: object) -> str:

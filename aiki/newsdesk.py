@@ -25,6 +25,7 @@ class NewsDesk:
         runs: Runs,
         *,
         on_cancel: Callable[[], None],
+        on_pause: Callable[[], None],
         on_fenced: Callable[[], None],
         on_damage: Callable[[str], None],
         on_asked: Callable[[], None],
@@ -32,6 +33,7 @@ class NewsDesk:
         self._owner = owner
         self._runs = runs
         self._on_cancel = on_cancel
+        self._on_pause = on_pause
         self._on_fenced = on_fenced
         self._on_damage = on_damage
         self._on_asked = on_asked
@@ -39,17 +41,13 @@ class NewsDesk:
         self._mail: Mail | None = None
         self._is_told = False
         self._asking: asyncio.Task[None] | None = None
-        self._sleepers: set[asyncio.Future[None]] = set()
+        self._sleepers: dict[asyncio.Future[None], int] = {}
+        self._listeners: set[asyncio.Future[None]] = set()
 
     @property
     def seen(self) -> int:
         """How much of what has happened is known here."""
         return self._known.count
-
-    @property
-    def wakes(self) -> int:
-        """How often the sleeps of the run were ended early."""
-        return self._known.wakes
 
     @property
     def mail(self) -> Mail:
@@ -71,11 +69,21 @@ class NewsDesk:
         if self._asking is None:
             self._asking = asyncio.get_running_loop().create_task(self._ask())
 
-    def next_wake(self) -> asyncio.Future[None]:
-        """Give a future that is done when the run is woken once more; cancel it otherwise."""
+    def woken(self, *, after: int) -> asyncio.Future[None]:
+        """Give a future that is done once the run was woken more often; cancel it otherwise."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sleepers.add(future)
-        future.add_done_callback(self._sleepers.discard)
+        if self._known.wakes > after:
+            future.set_result(None)
+        else:
+            self._sleepers[future] = after
+            future.add_done_callback(self._sleepers.pop)
+        return future
+
+    def next(self) -> asyncio.Future[None]:
+        """Give a future that is done when anything has happened; cancel it otherwise."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._listeners.add(future)
+        future.add_done_callback(self._listeners.discard)
         return future
 
     async def refresh(self) -> None:
@@ -105,14 +113,17 @@ class NewsDesk:
         self._asking = None
 
     def _take(self, news: News, is_cancel_wanted: bool) -> None:  # noqa: FBT001 - as it is read
-        mail, woken = self.mail, news.wakes > self._known.wakes
+        mail = self.mail
         self._known = news
         mail.arrived(news.mail)
         if is_asked(news.mail):
             self._on_asked()
-        if woken:
-            for sleeper in list(self._sleepers):
-                if not sleeper.done():
-                    sleeper.set_result(None)
+        # A sleep that began after it was woken, of which we hear only now, goes on.
+        woken = [sleeper for sleeper, before in self._sleepers.items() if news.wakes > before]
+        for future in (*self._listeners, *woken):
+            if not future.done():
+                future.set_result(None)
         if is_cancel_wanted:
             self._on_cancel()
+        elif news.is_pausing:
+            self._on_pause()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -11,10 +12,22 @@ from typing import Any, NoReturn
 from aiki.records import Entry
 from aiki.rounds import Turn
 from aiki.states import Status
+from aiki.step import AroundTask
+from aiki.store.children import Children
+from aiki.store.control import Control
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.store.streams import Streams
 from aiki.threads import Threads
+
+# Of all that a run waits for, what its status names
+PARKS_AS = (
+    Status.AWAITING_EVENT,
+    Status.AWAITING_CHILD,
+    Status.SLEEPING,
+    Status.AWAITING_RETRY,
+)
+TOLD = 10  # of the waits of a parked run, which may be thousands
 
 
 class State(Enum):
@@ -43,8 +56,10 @@ class Host:
     """What a worker lends to the runs it hosts."""
 
     runs: Runs
+    control: Control
     mailbox: Mailbox
     streams: Streams
+    children: Children
     threads: Threads
     label: str
     inline_wait: float
@@ -52,8 +67,11 @@ class Host:
     cancel_grace: float
     suspend_always: bool
     is_leased: Callable[[], bool]
+    has_room: Callable[[], bool]
     interrupt: Callable[[BaseException], None]
     recycle: Callable[[str], None]
+    is_draining: Callable[[], bool]
+    around_task: tuple[AroundTask, ...] = ()
 
 
 class Operation:
@@ -74,7 +92,7 @@ class Operation:
         self.cancelling = task.cancelling()  # cancellations that were there before this step
         self.state = State.HELD
         self.until = 0.0
-        self.coming: asyncio.Future[Any] | None = None  # what ends the wait before
+        self.coming: asyncio.Future[Any] | None = None  # what it waits for, beside a time
         self.parks_as = Status.AWAITING_RETRY
         self.turn: Turn | None = None
 
@@ -82,6 +100,16 @@ class Operation:
     def is_cancelled(self) -> bool:
         """Whether the handler has cancelled the task that waits for this step."""
         return self.task.cancelling() > self.cancelling
+
+    def waits_beyond(self, moment: float) -> bool:
+        """Tell whether it waits for a time later than this one of the loop's clock.
+
+        Not where what it waits for has come, or a cancellation: it is about to go on, though it
+        did not have its turn of the loop yet.
+        """
+        if self.state is not State.WAITING or self.until <= moment or self.is_cancelled:
+            return False
+        return self.coming is None or not self.coming.done()
 
 
 class Operations:
@@ -93,7 +121,8 @@ class Operations:
         self._by_key: dict[str, Operation] = {}
         self._held: list[asyncio.Future[None]] = []
         self._stuck: set[asyncio.Task[Any]] = set()
-        self._owed: set[asyncio.Task[Any]] = set()  # whose cancellation is still to come
+        # By the task whose cancellation is still to come, what it met
+        self._owed: dict[asyncio.Task[Any], Operation] = {}
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self._by_key.values())
@@ -107,7 +136,8 @@ class Operations:
     def add(self, operation: Operation) -> None:
         """Note that the handler waits for one more."""
         self._by_key[operation.key] = operation
-        if self._owed and operation.task in self._owed:
+        met = self._owed.get(operation.task) if self._owed else None
+        if met is not None and met.is_cancelled:  # and nobody has taken it back since
             operation.cancelling -= 1
 
     def cancel_again(self, operation: Operation) -> None:
@@ -115,7 +145,7 @@ class Operations:
 
         It does not undo the outcome, but comes right after it, as if a moment later.
         """
-        self._owed.add(operation.task)
+        self._owed[operation.task] = operation
         self._loop.call_soon(self._pay, operation)
 
     def remove(self, operation: Operation) -> None:
@@ -131,12 +161,21 @@ class Operations:
 
     def all_wait_beyond(self, moment: float) -> bool:
         """Tell whether each waits for a time later than this one of the loop's clock."""
-        return all(
-            operation.state is State.WAITING
-            and operation.until > moment
-            and (operation.coming is None or not operation.coming.done())
-            for operation in self._by_key.values()
-        )
+        return all(operation.waits_beyond(moment) for operation in self._by_key.values())
+
+    def parking(self) -> tuple[Status, list[str], list[str]] | None:
+        """Give as what a run is parked: its status, what is told of it, and whose times count.
+
+        None where nothing that we see is waited for by the handler itself.
+        """
+        asked_for = [operation for operation in self if not operation.is_aside]
+        kinds = {operation.parks_as for operation in asked_for}
+        waits = [operation.key for operation in asked_for]
+        timed = [operation.key for operation in asked_for if operation.until < math.inf]
+        if len(waits) > TOLD:
+            waits[TOLD:] = [f"and {len(waits) - TOLD:,} more"]
+        status = next((status for status in PARKS_AS if status in kinds), None)
+        return None if status is None else (status, waits, timed)
 
     def unrecorded(self) -> list[Operation]:
         """Give those of which the journal does not say how they ended."""
@@ -195,7 +234,7 @@ class Operations:
             self._stuck.discard(task)
 
     def _pay(self, operation: Operation) -> None:
-        self._owed.discard(operation.task)
+        self._owed.pop(operation.task, None)
         if operation.is_cancelled and not operation.task.done():
             operation.task.uncancel()
             operation.task.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from aiki.errors import DataError
@@ -16,9 +16,13 @@ class EntryKind(StrEnum):
     OPEN = "o"  # attempts only, or a wait that is not over
     RESULT = "r"
     FAILURE = "f"
+    CANCELLED = "c"  # of a child
     TIMEOUT = "t"
     NOTE = "n"  # known at once when it is asked for again; nothing waits for it
     ABANDONED = "a"
+
+
+_KINDS = {kind.value: kind for kind in EntryKind}  # called, it takes as long as all the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,8 @@ class Entry:
     """One recorded step. Times are the server's, in milliseconds.
 
     `spent` is the time from the start of the first attempt to `written`; for an abandoned step
-    it is how long its actor had been running the run.
+    it is how long its actor had been running the run. A `seq` of 0 is that of a result which was
+    kept when the run failed: it is given when it is asked for, and waited for by nobody.
     """
 
     kind: EntryKind
@@ -39,6 +44,16 @@ class Entry:
     worker: str
     payload: bytes
 
+    @property
+    def failure(self) -> bytes:
+        """How the last attempt of an open entry failed; empty before the first has."""
+        return self.payload.partition(b"\n")[0]
+
+    @property
+    def details(self) -> bytes:
+        """What an attempt of an open entry said last by a heartbeat; empty for nothing."""
+        return self.payload.partition(b"\n")[2]
+
     @classmethod
     def parse(cls, raw: bytes) -> Entry:
         """Read the stored form: `kind token written due seq attempts spent worker`, payload.
@@ -50,7 +65,7 @@ class Entry:
         try:
             kind, token, written, due, seq, attempts, spent, worker = head.decode().split(" ", 7)
             return cls(
-                EntryKind(kind),
+                _KINDS[kind],
                 token,
                 int(written),
                 int(due),
@@ -60,7 +75,7 @@ class Entry:
                 worker,
                 payload,
             )
-        except ValueError:
+        except (KeyError, ValueError):
             raise DataError(f"a journal entry is damaged: it begins with {raw[:80]!r}") from None
 
 
@@ -84,6 +99,11 @@ def entry_rest(seq: int, attempts: int, spent: int, worker: str, payload: bytes)
     return b"%d %d %d %b\n%b" % (seq, attempts, spent, worker.encode(), payload)
 
 
+def open_payload(failure: bytes, details: bytes) -> bytes:
+    """Give the payload of an open entry. Both are JSON on one line, so a line break parts them."""
+    return failure + b"\n" + details if details else failure
+
+
 def closed_entry(kind: EntryKind, token: str, written: int, rest: bytes) -> bytes:
     """Give the stored form of a closed entry. Nothing is decided by when it was written."""
     return b"%b %b %d 0 %b" % (kind.value.encode(), token.encode(), written, rest)
@@ -97,6 +117,21 @@ class Ownership:
     epoch: str
     token: str
     incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class NextAttempt:
+    """The next attempt of a handler that failed: which, when, why, and without which entries.
+
+    `begun` is when the first one began, in milliseconds of the server's clock.
+    """
+
+    number: int
+    begun: int
+    delay_ms: int
+    reason: str
+    dropped: Sequence[str]
+    loosened: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +171,13 @@ class News:
     """What has happened to a run from outside, up to the `count`th time.
 
     `wakes` is how often its sleeps were ended early, and `mail` what came into its mailbox and is
-    not taken; of a later telling, what came since.
+    not taken; of a later telling, what came since. `is_pausing` says that it is to be paused.
     """
 
     count: int = 0
     wakes: int = 0
     mail: Sequence[Message] = ()
+    is_pausing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +229,20 @@ class ClaimedRun:
     cancel_at: str | None
     news: News
     journal: dict[str, Entry]
-    streams: dict[str, StreamNote]
+    generation: int = 0
+    """How often it has begun anew, with a fresh journal."""
+    attempt: int = 1
+    begun: int = 0
+    """When the first attempt of this generation began, if there was one before this."""
+    seed: str = ""
+    """What it draws its random numbers from, if that is not its id: the run it was forked from."""
+    streams: Mapping[str, StreamNote] = field(default_factory=dict[str, StreamNote])
+
+    @property
+    def scope(self) -> str:
+        """What the names of its effects begin with: no generation has those of another."""
+        run_id = self.ownership.run_id
+        return f"{run_id}~{self.generation}" if self.generation else run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +265,10 @@ class ReadyEntry:
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """A run's record at one moment. Times are the server's, in milliseconds."""
+    """A run's record at one moment. Times are the server's, in milliseconds.
+
+    Where several are read at once, they are read without their payloads: input, result, failure.
+    """
 
     id: str
     workflow: str
@@ -236,6 +288,15 @@ class RunSnapshot:
     input: bytes
     result: bytes | None
     failure: bytes | None
+    start_by: int | None
+    finish_by: int | None
+    tags: tuple[str, ...]
+    memo: bytes
+    details: str
+    attempt: int = 1
+    generation: int = 0
+    forked_from: str = ""
+    cancel_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,3 +309,55 @@ class WorkerRecord:
     pid: int
     create_time: float
     expires_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSchedule:
+    """A schedule's definition as it is stored."""
+
+    id: str
+    digest: str
+    workflow: str
+    version: str
+    pool: str
+    input: bytes
+    overlap: str
+    timing: str
+    more: str = ""
+    """Tags, memo and deadlines of each run, as `aiki.options.packed` writes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueSchedule:
+    """A schedule that is to be looked at. Times are planned ones, in milliseconds of UTC."""
+
+    id: str
+    digest: str
+    planned: int
+    due: int
+    timing: bytes
+    has_buffer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """A schedule's record at one moment. `buffer` and `recent` are runs and their occurrences."""
+
+    id: str
+    workflow: str
+    version: str
+    pool: str
+    overlap: str
+    digest: str
+    planned: int
+    paused: bool
+    note: str
+    created: int
+    buffer: list[tuple[str, int]]
+    recent: list[tuple[str, int]]
+    started: int
+    skipped: int
+    dropped: int
+    missed: int
+    timing: bytes
+    input: bytes

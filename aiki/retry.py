@@ -179,6 +179,16 @@ def jittered(
     )
 
 
+def checked_retry(retry: object, where: str) -> RetryPolicy:
+    """Give a policy; raise `DefinitionError` for anything else that was given for one."""
+    if not isinstance(retry, RetryPolicy):
+        raise DefinitionError(
+            f"{where}: retry is a policy, such as fixed(max_attempts=3, delay=1), not "
+            f"{type(retry).__qualname__}"
+        )
+    return retry
+
+
 def _optional(value: Seconds | None, what: str) -> float | None:
     return None if value is None else seconds(value, what=what)
 

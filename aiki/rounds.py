@@ -82,6 +82,8 @@ class Rounds:
             if entry.kind in (EntryKind.OPEN, EntryKind.NOTE):
                 continue
             turn = self._recorded[key] = Turn(seq, is_asked=False)
+            if seq == 0:  # of an attempt that failed: not waited for, it comes when it is asked for
+                continue
             if entry.kind is EntryKind.ABANDONED:
                 turn.expected_by = self._loop.time() + entry.spent / 1000 + PATIENCE
             if seq // PLACES != number:

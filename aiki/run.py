@@ -2,45 +2,107 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from aiki.asked import UPDATE, Asked
 from aiki.attempts import Attempts
+from aiki.checkpoint import ON_FAILURE
+from aiki.children import Children
+from aiki.client import Call
+from aiki.codec import Arguments
+from aiki.compensations import Compensations
+from aiki.context import RunInfo, run_info
+from aiki.current_step import is_in_step
 from aiki.durations import Seconds, seconds
-from aiki.errors import DataError, DefinitionError
+from aiki.errors import AikiError, DataError, DefinitionError, Failure, LimitExceeded
 from aiki.execution import Execution
+from aiki.mapping import MAX_MAPPED, ChildMap, OnError
 from aiki.names import checked_name
-from aiki.operation import Host
-from aiki.records import ClaimedRun
-from aiki.step import StepSpec, is_in_step
+from aiki.operation import Host, Operation, State
+from aiki.records import ClaimedRun, Entry
+from aiki.steering import Steer
+from aiki.step import StepSpec
 from aiki.topic import Topic
 from aiki.updates import Updates
 from aiki.waits import Waits
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _NOTHING: Mapping[str, Asked] = {}
 
+MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
+
+_logger = logging.getLogger("aiki.run")
+X = TypeVar("X")
+R = TypeVar("R")
+X_contra = TypeVar("X_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _active: contextvars.ContextVar[Run | None] = contextvars.ContextVar("aiki_run", default=None)
+
+
+class Mappable(Protocol[X_contra, R_co]):
+    """A version of a workflow that takes one argument."""
+
+    def bind(self, item: X_contra, /) -> Call[R_co]:
+        """Give the start with its argument."""
+        ...
+
+
+class Compensating(Protocol[P]):
+    """A task, as far as `Run.compensate` knows it."""
+
+    def prepare(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, object]]]:
+        """Check the arguments of a start; give the task's name and the start itself."""
+        ...
 
 
 class Run:
     """One execution of a workflow, as its handler sees it."""
 
+    context: Any = None
+    """What the workflow's `context` made for this execution. The type is known to `get` of what
+    `run_context` has returned, which gives the same."""
+
     def __init__(
-        self, claimed: ClaimedRun, host: Host, asked: Mapping[str, Asked] = _NOTHING
+        self,
+        claimed: ClaimedRun,
+        host: Host,
+        arguments: Arguments,
+        asked: Mapping[str, Asked] = _NOTHING,
     ) -> None:
         self.id = claimed.ownership.run_id
+        self.attempt = claimed.attempt
+        """1 at first; a handler that fails and is tried again finds the next number."""
+        self.generation = claimed.generation
+        """How often the run has continued as new."""
+        self._claimed = claimed
         self.execution = Execution(claimed, host, asked)
+        self._arguments = arguments
+        self._compensations = Compensations(self.execution)
+        # The same for a fork, which repeats what was drawn, and another for each generation
+        self._seed = claimed.seed or claimed.ownership.run_id
+        if claimed.generation:
+            self._seed += f"~{claimed.generation}"
         self._attempts = Attempts(self.execution)
+        self._children: Children | None = None
+        self._owner = claimed.ownership
+        self._runs = host.runs
         self._specs: dict[str, StepSpec] = {}
-        self._has_updates = any(each.kind == UPDATE for each in asked.values())
+        has_updates = any(each.kind == UPDATE for each in asked.values())
+        self._updates = Updates(self.execution, self) if has_updates else None
         self._draws = 0
         self._patches: dict[str, bool] = {}
 
@@ -48,6 +110,11 @@ class Run:
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger that carries the run's id and is silent while recorded steps are repeated."""
         return _RunLogger(self)
+
+    @property
+    def info(self) -> RunInfo:
+        """What is known of the run: its workflow and version, its input, when it was created."""
+        return run_info(self._claimed)
 
     @property
     def is_replaying(self) -> bool:
@@ -58,6 +125,71 @@ class Run:
     def waits(self) -> Waits:
         """What the run waits for, beside its tasks."""
         return Waits(self.execution)
+
+    @property
+    def children(self) -> Children:
+        """The runs that this run has started."""
+        if self._children is None:
+            self._children = Children(self.execution, self.check_here)
+        return self._children
+
+    @overload
+    async def map(
+        self, child: Mappable[X, R], items: Iterable[X], *, max_parallel: int = ...
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        child: Mappable[X, R],
+        items: Iterable[X],
+        *,
+        max_parallel: int = ...,
+        on_error: Literal["raise"],
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        child: Mappable[X, R],
+        items: Iterable[X],
+        *,
+        max_parallel: int = ...,
+        on_error: Literal["return"],
+    ) -> list[R | AikiError]: ...
+    async def map(
+        self,
+        child: Mappable[X, Any],
+        items: Iterable[X],
+        *,
+        max_parallel: int = 1_000,
+        on_error: OnError = "raise",
+    ) -> list[Any]:
+        """Start a child for each item, so many at a time, and give their results in order.
+
+        For thousands of items: each result stays in its child's record. With `on_error="raise"` the
+        first child that fails or is cancelled has the others cancelled, and raises `RunFailed` or
+        `RunCancelled`; with `"return"` these stand among the results.
+
+        Raises:
+            DataError: an item is not what the child takes.
+            LimitExceeded: more than 10,000 items, or more than 64 MiB of results.
+            DefinitionError: what is to be started is no version, or has an option about one run.
+        """
+        self.check_here("children were mapped")
+        given: object = max_parallel
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise DataError(f"max_parallel is a whole number of at least 1, not {given!r:.100}")
+        how: object = on_error
+        if how not in ("raise", "return"):
+            raise DataError(f'on_error is "raise" or "return", not {how!r:.100}')
+        if not callable(getattr(child, "bind", None)):
+            raise DefinitionError(
+                f"run.map takes a version of a workflow, not {child!r:.100}; of a task, gather "
+                "the starts"
+            )
+        calls = [child.bind(item) for item in islice(items, MAX_MAPPED + 1)]
+        if len(calls) > MAX_MAPPED:
+            raise LimitExceeded(f"run.map takes at most {MAX_MAPPED:,} items; map over parts")
+        return await ChildMap(self.execution, calls, max_parallel, on_error).results()
 
     async def sleep(self, name: str, duration: Seconds) -> bool:
         """Sleep, durably; a run that only sleeps takes no worker meanwhile.
@@ -73,11 +205,11 @@ class Run:
     async def sleep_until(self, name: str, moment: datetime) -> bool:
         """Sleep until a moment, an aware datetime, of the store's clock; see `sleep`."""
         given: object = moment
-        if not isinstance(given, datetime) or given.tzinfo is None:
+        if not isinstance(given, datetime) or given.utcoffset() is None:
             raise DataError(f"a run sleeps until an aware datetime, not {given!r:.100}")
         seconds(max(timedelta(), given - datetime.now(UTC)), what="the time until then")
         self.check_here(f"sleep {name!r} was begun")
-        until = max(0, round(given.timestamp() * 1000))
+        until = max(0, -(-(given - _EPOCH) // timedelta(milliseconds=1)))  # no wait ends early
         return await self.waits.sleep(checked_name(name, "sleep"), until_ms=until)
 
     async def until(
@@ -116,7 +248,7 @@ class Run:
         self.check_here(f"run.patched({name!r}) was called")
         known = self._patches.get(checked_name(name, "patch"))
         if known is None:
-            known = self._patches[name] = self.execution.is_noted_or_new(f"patch/{name}")
+            known = self._patches[name] = self._is_patched(name)
         return known
 
     def state(self, kind: type[T]) -> T:
@@ -152,23 +284,106 @@ class Run:
         self.check_here("progress was told")
         self.execution.publisher.reach(done, total, is_repeated=self.is_replaying)
 
+    def compensate(self, task: Compensating[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Register what undoes the step that comes next, before that step.
+
+        Where the handler fails for good or is cancelled, what is registered by then is executed,
+        the last first, each as a step with its own retries; then the run ends. One that fails is
+        logged, and the others are still executed. Raises `DataError` for arguments that their
+        annotations do not describe.
+        """
+        self.check_here("a compensation was registered")
+        name, undo = task.prepare(self, *args, **kwargs)
+        self._compensations.register(name, undo)
+
+    async def undo(self, error: BaseException | None) -> None:
+        """Execute the compensations: the handler has failed with this, or was cancelled."""
+        await self._compensations.execute(error, self.logger)
+
+    async def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Begin the run anew with this input and a fresh journal; it never returns.
+
+        The run keeps its id, the messages that it has not taken, and a cancel that it has not
+        met. Its steps have keys of their own again, its streams go on. Updates that were accepted
+        are waited for; what else is still under way is given up. Raises `DataError` for an input
+        that the handler's annotations do not describe, `DefinitionError` inside an update.
+        """
+        self.check_here("run.continue_as_new() was called")
+        payload, _, _ = self._arguments.encode(args, kwargs)
+        if self._updates is not None:
+            await self._updates.end()  # or nobody would answer those that were accepted
+        if self.execution.is_cancelled:
+            raise asyncio.CancelledError("a run that was cancelled does not begin anew")
+
+        async def perform(operation: Operation) -> NoReturn:
+            await self.execution.may_start(operation)
+            operation.state = State.COMMITTING
+            self.execution.steering.ask(Steer.CONTINUE, payload)
+            await self.execution.never()
+
+        await self.execution.operate("continue", perform, _never_recorded)
+        raise AssertionError("what never returns has returned")
+
     def note(self, address: str, make: Callable[[], bytes]) -> tuple[str, bytes]:
         """Give the key of a note, and what is noted there or `make` makes now."""
-        return self.execution.note(address, make)
+        return self.execution.notes.take(address, make)
+
+    async def set_details(self, text: str) -> None:
+        """Say what the run is at, for whoever looks at it: `handle.describe()`, `aiki show`.
+
+        The last text replaces those before. Nothing is said while recorded steps are repeated, and
+        nothing is recorded in the journal. At most 4 KiB.
+
+        Raises:
+            DataError, LimitExceeded: it is no text, or too long.
+            DefinitionError: it was called outside the handler.
+        """
+        text = _checked_details(text)
+        if is_in_step() or _active.get() is not self or not self.execution.is_on_this_loop():
+            raise DefinitionError(
+                f"the details of run {self.id} were set outside its handler; set them in the "
+                "handler, with the `run` that it was given"
+            )
+        if self.execution.is_closed:
+            # The run is being left. The pause is for who swallows this, again and again.
+            await asyncio.sleep(0.01)
+            raise asyncio.CancelledError
+        if self.execution.is_replaying:
+            return
+        try:
+            await self._runs.set_details(self._owner, text)
+        except AikiError as error:  # nothing depends on it
+            _logger.warning("the details of run %s were not stored: %s", self.id, error)
 
     def begin(self, handler: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Let an actor start the handler."""
 
         async def active() -> Any:
             _active.set(self)
-            if self._has_updates:
-                return await Updates(self.execution, self).beside(handler)
-            return await handler()
+            try:
+                if self._updates is not None:
+                    return await self._updates.beside(handler)
+                return await handler()
+            finally:
+                if self._children is not None and not self.execution.is_closed:
+                    await self._children.settle()
 
         self.execution.begin(active)
 
+    def execute_hook(self, spec: StepSpec, failure: Failure) -> Coroutine[Any, Any, Any]:
+        """Execute the step that is told of the run's failure.
+
+        It is the same step however the failure is described: a traceback may be another one when
+        the handler is repeated.
+        """
+        return self.execute_step(spec, (failure,), {}, called=ON_FAILURE)
+
     def execute_step(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        called: bytes | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Give a step's recorded outcome, or execute and record it. `Task.start` is this.
 
@@ -189,7 +404,7 @@ class Run:
                 f"two tasks of this run are named {spec.name!r}: {known.source} and "
                 f"{spec.source}; give one of them another name"
             )
-        return self._attempts.execute(spec, args, kwargs)
+        return self._attempts.execute(spec, args, kwargs, called)
 
     def check_here(self, what: str) -> None:
         """Raise `DefinitionError` unless the caller is this run's handler; `what` it has done."""
@@ -203,11 +418,31 @@ class Run:
                 "the `run` that the handler was given"
             )
 
+    def _is_patched(self, name: str) -> bool:
+        notes, is_replaying = self.execution.notes, self.execution.is_replaying
+        return notes.is_there_or_new(f"patch/{name}", is_replaying=is_replaying)
+
     def _draw(self, size: int) -> bytes:
         self.check_here("something random was asked for")
         self._draws += 1
-        seed = f"{self.id}/{self._draws}".encode()
+        seed = f"{self._seed}/{self._draws}".encode()
         return hashlib.blake2b(seed, digest_size=size).digest()
+
+
+def _never_recorded(entry: Entry) -> NoReturn:
+    raise DataError(f"a continuation is recorded as {entry.kind}")
+
+
+def _checked_details(text: object) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"the details of a run are a str, not {type(text).__qualname__}")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise DataError(f"the details of a run are no text that can be stored: {error}") from None
+    if size > MAX_DETAILS:
+        raise LimitExceeded(f"the details of a run have {size} bytes; at most {MAX_DETAILS}")
+    return text
 
 
 class _RunLogger(logging.LoggerAdapter[logging.Logger]):

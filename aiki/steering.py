@@ -13,6 +13,7 @@ class Steer(Enum):
     ENDED = auto()  # the handler returned or raised
     PARK = auto()
     RELEASE = auto()
+    CONTINUE = auto()  # with a fresh journal, as new
     FENCED = auto()
     STALL = auto()
     OVERDUE = auto()  # the handler did not end after its cancel

@@ -1,4 +1,4 @@
-"""One attempt of one step: the task's code, called where it may run, and what it may ask.
+"""One attempt of one step: the task's code, called where it may run, and for how long.
 
 Everything about the journal is in `run.py`; here is only the call.
 """
@@ -6,21 +6,18 @@ Everything about the journal is in `run.py`; here is only the call.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 from aiki.codec import Arguments, Codec
-from aiki.errors import DefinitionError
-from aiki.publisher import Outlet
+from aiki.current_step import CurrentStep, entered, left
 from aiki.retry import RetryPolicy
-from aiki.threads import Threads
-from aiki.topic import Topic
+from aiki.threads import Job, Threads
 
-T = TypeVar("T")
+LAST_WORDS = 1.0  # seconds for a thread that gives heartbeats to hear that its time is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,69 +34,35 @@ class StepSpec:
     once: bool
     identity: tuple[str, str]
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentStep:
-    """What a task may know of the step that it executes."""
-
-    run_id: str
-    attempt: int
-    """1 for the first attempt; a crash of the worker does not count one."""
-    key: str
-    """The same across retries, moves to another worker and recovery: an idempotency key for
-    whatever the task calls."""
-    _outlet: Outlet | None = field(default=None, repr=False, compare=False)
-
-    def publish(self, topic: Topic[T], chunk: T, /) -> None:
-        """Publish a chunk, for those who read `handle.stream(topic)`, from any thread.
-
-        It waits for nothing; what was published is stored before the task's result is. A task that
-        is executed again publishes again. Raises `DataError` for a chunk that the topic's type
-        does not describe, `LimitExceeded` as `Run.publish` does, and `InvalidTransition` where the
-        topic is closed or the task is over.
-        """
-        self._out("publish").publish(topic, chunk)
-
-    def progress(self, done: float, total: float | None = None) -> None:
-        """Tell how far the run is, of `total` where that is known; see `Run.progress`."""
-        self._out("progress").reach(done, total)
-
-    def _out(self, what: str) -> Outlet:
-        if self._outlet is None:
-            raise DefinitionError(f"{what}() works inside a task that a workflow started")
-        return self._outlet
+    schedule_to_close: float | None = None
+    heartbeat_timeout: float | None = None
 
     @property
-    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry the run's id and the step's key."""
-        about = {"run_id": self.run_id, "step": self.key}
-        return logging.LoggerAdapter(logging.getLogger("aiki.task"), about)
-
-
-_current: contextvars.ContextVar[CurrentStep | None] = contextvars.ContextVar(
-    "aiki_step", default=None
-)
-
-
-def current_step() -> CurrentStep:
-    """Give the step that the calling task executes.
-
-    Raises:
-        DefinitionError: the caller is not a task that was started in a run.
-    """
-    step = _current.get()
-    if step is None:
-        raise DefinitionError(
-            "current_step() works inside a task that a workflow started; this code was called "
-            "directly or is the workflow itself"
+    def is_limited(self) -> bool:
+        """Whether there is a time after which an attempt is given up."""
+        return (
+            self.timeout is not None
+            or self.schedule_to_close is not None
+            or self.heartbeat_timeout is not None
         )
-    return step
+
+    def next_delay(
+        self, attempt: int, elapsed: float, error: BaseException, rand: float
+    ) -> float | None:
+        """Return the seconds to wait after a failed attempt, or None to give up."""
+        delay = self.retry.next_delay(attempt, elapsed, error, rand)
+        closes = self.schedule_to_close
+        if delay is None or closes is None or elapsed + delay < closes:
+            return delay
+        return None
 
 
-def is_in_step() -> bool:
-    """Tell whether the caller is a task's code."""
-    return _current.get() is not None
+class AroundTask(Protocol):
+    """What is called around each attempt."""
+
+    async def task(self, step: CurrentStep, call_next: Callable[[], Awaitable[Any]], /) -> Any:
+        """Make the attempt by `call_next`, or not, and give what it gave, or something else."""
+        ...
 
 
 class TimedOut(TimeoutError):
@@ -110,12 +73,13 @@ class ThreadLeft(TimedOut):
     """The task took longer than its time-out in a thread, which nobody can stop."""
 
 
-async def call(
+async def call(  # noqa: PLR0917 - six facts about one call
     spec: StepSpec,
     about: CurrentStep,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     threads: Threads,
+    around: Sequence[AroundTask] = (),
 ) -> Any:
     """Make one attempt and give what the task returned.
 
@@ -123,37 +87,139 @@ async def call(
         TimedOut: the time-out passed. A coroutine was cancelled; a thread goes on unheeded.
         BaseException: whatever the task raised.
     """
-    context = _current.set(about)
+    token = entered(about)
     try:
-        if spec.is_async:
-            if spec.timeout is None:
-                return await spec.fn(*args, **kwargs)
-            return await _in_time(spec, args, kwargs)
-        return await _in_thread(spec, partial(spec.fn, *args, **kwargs), threads)
+        if around:
+            make = partial(_attempt, spec, about, args, kwargs, threads)
+            for each in reversed(around):
+                make = partial(each.task, about, make)
+            return await make()
+        return await _attempt(spec, about, args, kwargs, threads)
     finally:
-        _current.reset(context)
+        about.end()
+        left(token)
 
 
-async def _in_thread(spec: StepSpec, call: Callable[[], Any], threads: Threads) -> Any:
-    job = threads.run(call, tells_begin=spec.timeout is not None)
+async def _attempt(
+    spec: StepSpec,
+    about: CurrentStep,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    threads: Threads,
+) -> Any:
+    if not spec.is_async:
+        return await _in_thread(spec, about, partial(spec.fn, *args, **kwargs), threads)
+    if not spec.is_limited:
+        return await spec.fn(*args, **kwargs)
+    return await _in_time(Limits(spec, about), partial(spec.fn, *args, **kwargs))
+
+
+class Limits:
+    """Until when an attempt may last; its heartbeats move that."""
+
+    def __init__(self, spec: StepSpec, about: CurrentStep) -> None:
+        self._spec = spec
+        self._about = about
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
+        self._timeout: asyncio.Timeout | None = None
+        self._looking: asyncio.TimerHandle | None = None
+
+    def left(self) -> float:
+        """Give the seconds that are left."""
+        return self._next()[0]
+
+    def exceeded(self) -> str:
+        """Say what has taken too long."""
+        return f"task {self._spec.name!r} {self._next()[1]}"
+
+    def left_to_begin(self) -> float | None:
+        """Give the seconds that are left for all attempts together."""
+        closes = self._spec.schedule_to_close
+        return None if closes is None else self._about.begun + closes - self._loop.time()
+
+    def begin(self) -> None:
+        """Count from now on, and no more from when a thread was asked for."""
+        self._begun = self._loop.time()
+        self._about.heard = time.monotonic()
+
+    def watch(self, timeout: asyncio.Timeout) -> None:
+        """End `timeout` once nothing is left."""
+        self._timeout = timeout
+        self._look()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            self._looking.cancel()  # or it would keep the attempt in memory for so long
+
+    def _look(self) -> None:
+        if self._timeout is None:
+            return
+        left = self.left()
+        if left > 0:
+            self._looking = self._loop.call_later(left, self._look)
+        else:
+            self._timeout.reschedule(self._loop.time())
+
+    def _next(self) -> tuple[float, str]:
+        spec, now = self._spec, self._loop.time()
+        found: list[tuple[float, str]] = []
+        if (limit := spec.timeout) is not None:
+            found.append((self._begun + limit - now, f"did not end within {limit:g} s"))
+        if (limit := spec.schedule_to_close) is not None:
+            left = self._about.begun + limit - now
+            found.append((left, f"did not end within {limit:g} s of its first attempt's start"))
+        if (limit := spec.heartbeat_timeout) is not None:
+            left = self._about.heard + limit - time.monotonic()
+            found.append((left, f"gave no heartbeat for {limit:g} s"))
+        return min(found)
+
+
+async def _in_thread(
+    spec: StepSpec, about: CurrentStep, call: Callable[[], Any], threads: Threads
+) -> Any:
+    job = threads.run(call, tells_begin=spec.is_limited)
     try:
         if job.has_begun is not None:
-            await job.has_begun  # to wait for a thread takes none of the task's time
-            await asyncio.wait([job.outcome], timeout=spec.timeout)
-            if not job.outcome.done():
-                raise ThreadLeft(f"task {spec.name!r} did not end within {spec.timeout:g} s")
+            limits = Limits(spec, about)
+            # To wait for a thread takes none of an attempt's time, but of that of all attempts.
+            await asyncio.wait([job.has_begun], timeout=limits.left_to_begin())
+            if not job.has_begun.done():
+                raise TimedOut(limits.exceeded())
+            limits.begin()
+            while not job.outcome.done():
+                if (left := limits.left()) <= 0:
+                    why = limits.exceeded()
+                    raise TimedOut(why) if await _stops(about, job) else ThreadLeft(why)
+                await asyncio.wait([job.outcome], timeout=left)
         return await job.outcome
     finally:
         if not job.outcome.done() or job.outcome.cancelled():
             threads.leave(job)
 
 
-async def _in_time(spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    limit = asyncio.timeout(spec.timeout)
+async def _stops(about: CurrentStep, job: Job) -> bool:
+    """Tell a thread that its time is over; return whether it heard that, by a heartbeat."""
+    about.end()
+    if about.is_heard:
+        await asyncio.wait([job.outcome], timeout=LAST_WORDS)
+    if job.outcome.done():
+        job.outcome.exception()  # whatever it is, it comes too late
+    return job.outcome.done()
+
+
+async def _in_time(limits: Limits, call: Callable[[], Awaitable[Any]]) -> Any:
+    if limits.left() <= 0:  # by the attempts before
+        raise TimedOut(limits.exceeded())
+    timeout = asyncio.timeout(None)
     try:
-        async with limit:
-            return await spec.fn(*args, **kwargs)
+        async with timeout:
+            limits.watch(timeout)
+            return await call()
     except TimeoutError:
-        if limit.expired():
-            raise TimedOut(f"task {spec.name!r} did not end within {spec.timeout:g} s") from None
+        if timeout.expired():
+            raise TimedOut(limits.exceeded()) from None
         raise
+    finally:
+        limits.stop()

@@ -10,6 +10,7 @@ from types import EllipsisType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from aiki.codec import Arguments, Codec
+from aiki.current_step import is_in_step
 from aiki.definition import (
     appearance,
     checked_function,
@@ -21,9 +22,9 @@ from aiki.definition import (
 from aiki.durations import Seconds, seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.names import checked_name
-from aiki.retry import RetryPolicy, never
+from aiki.retry import RetryPolicy, checked_retry, never
 from aiki.run import Run
-from aiki.step import StepSpec, is_in_step
+from aiki.step import StepSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,20 +67,38 @@ class Task(Generic[P, R_co, C_co]):
         result: R_co = await run.execute_step(self._spec, args, kwargs)
         return result
 
+    def prepare(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, object]]]:
+        """Check the arguments of a start; give the task's name and the start itself."""
+        if not isinstance(run, Run):
+            raise _no_run(self._spec, run)
+        # As they are now: the handler may change them before they are needed
+        _, kept, named = self._spec.arguments.encode(args, kwargs)
+        return self.name, lambda: run.execute_step(self._spec, kept, named)
+
     def with_options(
         self,
         *,
         retry: RetryPolicy | EllipsisType = ...,
         timeout: Seconds | EllipsisType | None = ...,
+        schedule_to_close: Seconds | EllipsisType | None = ...,
+        heartbeat_timeout: Seconds | EllipsisType | None = ...,
         once: bool | EllipsisType = ...,
     ) -> Task[P, R_co, C_co]:
         """Return a copy with other options; those left out stay as they are."""
         spec = self._spec
         where = _where(spec.name, spec.source)
         if retry is not ...:
-            spec = replace(spec, retry=_checked_retry(retry, where))
+            spec = replace(spec, retry=checked_retry(retry, where))
         if timeout is not ...:
-            spec = replace(spec, timeout=_checked_timeout(timeout, where))
+            spec = replace(spec, timeout=_checked_limit(timeout, "timeout", where))
+        if schedule_to_close is not ...:
+            closes = _checked_limit(schedule_to_close, "schedule_to_close", where)
+            spec = replace(spec, schedule_to_close=closes)
+        if heartbeat_timeout is not ...:
+            beats = _checked_limit(heartbeat_timeout, "heartbeat_timeout", where)
+            spec = replace(spec, heartbeat_timeout=beats)
         if once is not ...:
             spec = replace(spec, once=_checked_once(once, where))
         return Task(spec)
@@ -119,6 +138,8 @@ def task(
     exec: Callable[P, Coroutine[Any, Any, R]],
     retry: RetryPolicy = ...,
     timeout: Seconds | None = None,
+    schedule_to_close: Seconds | None = None,
+    heartbeat_timeout: Seconds | None = None,
     once: bool = False,
 ) -> Task[P, R, Coroutine[Any, Any, R]]: ...
 @overload
@@ -128,6 +149,8 @@ def task(
     exec: Callable[P, R],
     retry: RetryPolicy = ...,
     timeout: Seconds | None = None,
+    schedule_to_close: Seconds | None = None,
+    heartbeat_timeout: Seconds | None = None,
     once: bool = False,
 ) -> Task[P, R, R]: ...
 @overload
@@ -136,6 +159,8 @@ def task(
     name: str | None = None,
     retry: RetryPolicy = ...,
     timeout: Seconds | None = None,
+    schedule_to_close: Seconds | None = None,
+    heartbeat_timeout: Seconds | None = None,
     once: bool = False,
 ) -> _TaskDecorator: ...
 def task(
@@ -146,27 +171,46 @@ def task(
     exec: Callable[..., Any] | None = None,
     retry: RetryPolicy = _NEVER,
     timeout: Seconds | None = None,
+    schedule_to_close: Seconds | None = None,
+    heartbeat_timeout: Seconds | None = None,
     once: bool = False,
 ) -> Any:
     """Make a task of a function: `@task`, `@task(…)` or `task(name=…, exec=fn)`.
 
     A `def` runs in a thread, an `async def` on the loop. The name is the function's, in kebab
-    case, unless given. `timeout` bounds one attempt; without one it may last. `once=True` gives a
-    second call with equal input in the same run the first one's result. Arguments and result are
+    case, unless given. `timeout` bounds one attempt, `schedule_to_close` all of them together with
+    the delays between them, and `heartbeat_timeout` the silence between two heartbeats; without
+    one it may last. `once=True` gives a second call with equal input in the same run the first
+    one's result. Arguments and result are
     stored as JSON, by their annotations. Raises `DefinitionError` for what cannot work.
     """
     if fn is not None and exec is not None:
         raise DefinitionError("a task is made of one function: leave out `exec` or the other one")
     if isinstance(fn, str):
         raise DefinitionError(f"the name of a task is an option: task(name={fn!r:.100})")
-    make = partial(_made, name=name, retry=retry, timeout=timeout, once=once)
+    make = partial(
+        _made,
+        name=name,
+        retry=retry,
+        timeout=timeout,
+        schedule_to_close=schedule_to_close,
+        heartbeat_timeout=heartbeat_timeout,
+        once=once,
+    )
     if fn is None and exec is None:
         return _TaskDecorator(make)
     return make(exec if fn is None else fn)
 
 
 def _made(
-    fn: object, *, name: str | None, retry: RetryPolicy, timeout: Seconds | None, once: bool
+    fn: object,
+    *,
+    name: str | None,
+    retry: RetryPolicy,
+    timeout: Seconds | None,
+    schedule_to_close: Seconds | None,
+    heartbeat_timeout: Seconds | None,
+    once: bool,
 ) -> Task[..., Any, Any]:
     function = checked_function(fn, "a task")
     place = source(function)
@@ -179,8 +223,10 @@ def _made(
             is_async=inspect.iscoroutinefunction(function),
             arguments=Arguments(function, skip=0, where=where),
             result=Codec.of_result(function, where),
-            retry=_checked_retry(retry, where),
-            timeout=_checked_timeout(timeout, where),
+            retry=checked_retry(retry, where),
+            timeout=_checked_limit(timeout, "timeout", where),
+            schedule_to_close=_checked_limit(schedule_to_close, "schedule_to_close", where),
+            heartbeat_timeout=_checked_limit(heartbeat_timeout, "heartbeat_timeout", where),
             once=_checked_once(once, where),
             identity=identity(function),
             source=place,
@@ -192,21 +238,12 @@ def _where(name: str, place: str) -> str:
     return f"task {name} ({place})"
 
 
-def _checked_retry(retry: object, where: str) -> RetryPolicy:
-    if not isinstance(retry, RetryPolicy):
-        raise DefinitionError(
-            f"{where}: retry is a policy, such as fixed(max_attempts=3, delay=1), not "
-            f"{type(retry).__qualname__}"
-        )
-    return retry
-
-
-def _checked_timeout(timeout: Seconds | None, where: str) -> float | None:
-    if timeout is None:
+def _checked_limit(given: Seconds | None, what: str, where: str) -> float | None:
+    if given is None:
         return None
-    limit = seconds(timeout, what=f"{where}: timeout")
+    limit = seconds(given, what=f"{where}: {what}")
     if limit == 0:
-        raise DataError(f"{where}: a timeout of 0 would fail every attempt; None sets no limit")
+        raise DataError(f"{where}: a {what} of 0 would fail every attempt; None sets no limit")
     return limit
 
 

@@ -52,6 +52,7 @@ class Threads:
 
     def leave(self, job: Job) -> None:
         """Heed a function no more. It is not begun, or its thread is replaced until it ends."""
+        job.outcome.cancel()  # or what it still raises would be reported as unheard
         with self._lock:
             job.is_left = True
             if job.is_begun:

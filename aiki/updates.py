@@ -30,7 +30,7 @@ from aiki.asked import (
     unfit,
     unknown,
 )
-from aiki.errors import DataError, LimitExceeded
+from aiki.errors import DataError, DefinitionError, LimitExceeded
 from aiki.execution import Execution
 from aiki.failures import failure_from_exception, failure_to_json
 from aiki.operation import Operation, State
@@ -82,14 +82,23 @@ class Updates:
                 return await handler()
             finally:
                 if not self._execution.is_closed:
-                    await self._end()
+                    await self.end()
         finally:
             for task in self._tasks:
                 task.cancel()
 
-    async def _end(self) -> None:
-        """Accept nothing more, and wait for what was accepted; a cancel ends it early."""
-        self._ended.set_result(None)
+    async def end(self) -> None:
+        """Accept nothing more, and wait for what was accepted; a cancel ends it early.
+
+        Raises `DefinitionError` inside an update, which would wait for itself.
+        """
+        if asyncio.current_task() in self._tasks:
+            raise DefinitionError(
+                "run.continue_as_new() was called in an update, which has to be answered first; "
+                "let the update tell the handler, by the run's state, and the handler do it"
+            )
+        if not self._ended.done():
+            self._ended.set_result(None)
         is_told = False
         while left := [task for task in self._tasks if not task.done()]:
             if self._execution.cancel_delivered and not is_told:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
-from aiki.codec import Codec, address
+from aiki.codec import address
+from aiki.durations import milliseconds
 from aiki.errors import AikiError, DataError, InvalidTransition, LimitExceeded, NotFound
 from aiki.execution import Execution
 from aiki.failures import (
@@ -95,7 +97,7 @@ class Waits:
 
     async def send(self, topic: str, run_id: str, payload: bytes, key: str | None) -> None:
         """Send a message to another run, as a step of this one."""
-        content = Codec(object, "what is sent").encode([run_id, payload.decode(), key])[0]
+        content = json.dumps([run_id, key]).encode() + payload
 
         async def perform(operation: Operation) -> None:
             await self._send(operation, topic, run_id, payload, key)
@@ -109,14 +111,13 @@ class Waits:
         if entry is None:
             await run.may_start(operation)
         until, begun, before = await self._opened(operation, lasts, until_ms)
-        wake = run.news.next_wake()
+        wake = run.news.woken(after=before)
         try:
             while True:
-                woken = run.news.wakes > before
-                if not woken and until > self._loop.time():
+                if not wake.done() and until > self._loop.time():
                     run.wait_begins(operation, until, Status.SLEEPING, wake)
                     await self._wait_for(wake, until)
-                    woken = run.news.wakes > before
+                woken = wake.done()
                 payload = b"true" if woken else b"false"
                 end = self._ending(operation, EntryKind.RESULT, payload, begun, woken=woken)
                 answer = await run.record_for_good(operation, end)
@@ -136,6 +137,39 @@ class Waits:
         read: Callable[[EntryKind, bytes], Any],
         judge: Callable[[bytes], tuple[EntryKind, bytes]],
     ) -> Any:
+        value: list[Any] = []
+
+        def taking(message: Message, begun: float) -> Callable[[Turn], Awaitable[Any]]:
+            kind, payload = judge(message.payload)
+            given = read(kind, payload) if kind is EntryKind.RESULT else None
+            value[:] = [kind, payload, given]  # looked at now, so that nothing unfit is taken
+            return self._taking(operation, message, begun, kind, payload)
+
+        try:
+            answer = await self.until_message(
+                operation, topic, timeout, taking, Status.AWAITING_EVENT
+            )
+        except (DataError, LimitExceeded) as error:
+            run = self._execution
+            run.steering.stall(f"What came for {operation.key} does not fit the code: {error}")
+            await run.never()
+        if answer is TIMEOUT:
+            return TIMEOUT
+        kind, payload, given = value
+        return given if kind is EntryKind.RESULT else read(kind, payload)
+
+    async def until_message(
+        self,
+        operation: Operation,
+        topic: str,
+        timeout: float | None,
+        taking: Callable[[Message, float], Callable[[Turn], Awaitable[Any]]],
+        parks_as: Status,
+    ) -> Any:
+        """Record the next message on a topic by what `taking` makes of it, or the time-out.
+
+        Gives None where a message was taken, TIMEOUT, or the answer of a script that took none.
+        """
         run = self._execution
         if operation.entry is None:
             await run.may_start(operation)
@@ -143,17 +177,17 @@ class Waits:
         is_taken = False
         try:
             until, begun = math.inf, self._loop.time()
-            if operation.entry is not None or (timeout is not None and not coming.done()):
+            if timeout is not None and (operation.entry is not None or not coming.done()):
                 until, begun, _ = await self._opened(operation, timeout, None)
             while True:
                 if not coming.done() and until > self._loop.time():
-                    run.wait_begins(operation, until, Status.AWAITING_EVENT, coming)
+                    run.wait_begins(operation, until, parks_as, coming)
                     await self._wait_for(coming, until)
                 if coming.done():
-                    value, taking = self._taking(operation, coming.result(), begun, read, judge)
-                    await run.record_for_good(operation, taking)
-                    is_taken = True
-                    return value
+                    take = taking(coming.result(), begun)
+                    answer = await run.record_for_good(operation, take)
+                    is_taken = answer is None
+                    return answer
                 seen = run.news.seen
                 answer = await run.record_for_good(
                     operation, self._ending(operation, EntryKind.TIMEOUT, b"", begun, seen=seen)
@@ -164,9 +198,6 @@ class Waits:
                     until = self._loop.time() + int(answer[1]) / 1000
                 else:
                     await run.news.refresh()
-        except DataError as error:
-            run.steering.stall(f"What came for {operation.key} does not fit the code: {error}")
-            await run.never()
         finally:
             if not is_taken and coming.done() and not coming.cancelled():
                 run.news.mail.put_back(coming.result())
@@ -218,17 +249,16 @@ class Waits:
         operation: Operation,
         message: Message,
         begun: float,
-        read: Callable[[EntryKind, bytes], Any],
-        judge: Callable[[bytes], tuple[EntryKind, bytes]],
-    ) -> tuple[Any, Callable[[Turn], Any]]:
-        kind, payload = judge(message.payload)
+        kind: EntryKind,
+        payload: bytes,
+    ) -> Callable[[Turn], Awaitable[int | bytes]]:
         commits = self._execution.commits
         commits.check_room(payload)
 
         def take(turn: Turn) -> Awaitable[int | bytes]:
             return commits.consume(operation, turn, message, kind, payload, begun=begun)
 
-        return (read(kind, payload) if kind is EntryKind.RESULT else None), take
+        return take
 
     # Both
 
@@ -239,7 +269,7 @@ class Waits:
         run, entry = self._execution, operation.entry
         now_ms, now = run.commits.server_now(), self._loop.time()
         if entry is not None:
-            due = until_ms if lasts is None else entry.written + round(lasts * 1000)
+            due = until_ms if lasts is None else entry.written + milliseconds(lasts)
             if due == entry.due:
                 begun = now - max(0, now_ms - entry.written) / 1000
                 return now + (entry.due - now_ms) / 1000, begun, int(entry.payload)
@@ -280,11 +310,14 @@ class Waits:
         operation.state = State.EXECUTING
         begun = self._loop.time()
         error: AikiError | None = None
-        message_id = f"{topic}/{key}" if key else f"{run.owner.run_id}/{operation.key}"
+        message_id = f"{topic}/{key}" if key else f"{run.scope}/{operation.key}"
         try:
             await run.host.mailbox.post(run_id, topic, payload, message_id=message_id, timeout=None)
         except (NotFound, InvalidTransition, LimitExceeded) as refused:
             error = refused
+        except AikiError as trouble:  # the store's, of which no handler hears
+            run.steering.stall(f"The store refused to send {operation.key}: {trouble}")
+            await run.never()
         kind, data = EntryKind.RESULT, b"null"
         if error is not None:
             kind, data = EntryKind.FAILURE, failure_to_json(failure_from_exception(error))

@@ -13,10 +13,14 @@ from typing import Any, Self
 
 from aiki.actor import Actor
 from aiki.client import Client
+from aiki.context import Lifespan
 from aiki.durations import Seconds, seconds
 from aiki.errors import AikiError, ConfigError, DataError
+from aiki.firing import Firing
 from aiki.housekeeping import Housekeeping
 from aiki.life import Life
+from aiki.lifespans import Lifespans
+from aiki.middleware import Middleware, checked_hooks
 from aiki.names import checked_name
 from aiki.operation import Host
 from aiki.records import ClaimedRun
@@ -62,6 +66,8 @@ class Worker:
         divergence_after: Seconds = 10.0,
         quarantine: bool = False,
         housekeeping: bool = True,
+        lifespan: Lifespan[Any] | Sequence[Lifespan[Any]] = (),
+        middleware: Middleware | Sequence[Middleware] = (),
     ) -> None:
         self._client = client
         self.id = f"worker-{os.getpid()}" if id is None else checked_name(id, "worker id")
@@ -86,6 +92,10 @@ class Worker:
         self._pools = [checked_name(pool, "pool") for pool in pools]
         self._quarantine = quarantine
         self._keeps_house = housekeeping
+        self._hooks = checked_hooks(
+            "a worker", lifespan=lifespan, context=None, middleware=middleware
+        )
+        self._lifespans: Lifespans | None = None
         self.workflow_registry = Registry()
         self.needs_recycling = asyncio.Event()
         self.recycle_reason = ""
@@ -102,12 +112,24 @@ class Worker:
         self._rebirth: asyncio.Task[None] | None = None
         self._alone_since: float | None = None
 
+    async def prepare(self) -> None:
+        """Enter the lifespans. `start` does it, where it was not done before.
+
+        Raises whatever they raise.
+        """
+        if self._lifespans is None:
+            hooks = [self._hooks, *(each.hooks for each in self.workflow_registry.versions())]
+            opened = Lifespans((each for some in hooks for each in some.lifespans), self.id)
+            await opened.open()
+            self._lifespans = opened
+
     async def start(self) -> None:
         """Begin to execute runs in the background.
 
         Raises:
             ConfigError: nothing is registered, or the worker runs already.
             StoreUnavailable, StoreRefused: the store cannot be used.
+            Exception: whatever its lifespans raise.
         """
         if self._running:
             raise ConfigError(f"worker {self.id} runs already")
@@ -116,11 +138,14 @@ class Worker:
                 f"worker {self.id} has nothing to execute; add a workflow with "
                 "worker.workflow_registry.add(…) first"
             )
+        await self.prepare()
         self._threads = Threads(self._slots, f"aiki-task-{self.id}")
         self._host = Host(
             runs=self._client.store.runs,
+            control=self._client.store.control,
             mailbox=self._client.store.mailbox,
             streams=self._client.store.streams,
+            children=self._client.store.children,
             threads=self._threads,
             label=self.id,
             inline_wait=self._inline_wait,
@@ -128,16 +153,23 @@ class Worker:
             cancel_grace=self._grace,
             suspend_always=self._suspend_always,
             is_leased=lambda: self._life is not None and self._life.is_leased,
+            has_room=lambda: self._free_slots() > 0,
             interrupt=self._interrupted,
             recycle=self._recycle,
+            is_draining=self.stopping.is_set,
         )
         self._running = True
         self.stopping.clear()
         self._failure = None
-        await self._live()
+        try:
+            await self._live()
+        except BaseException:
+            await self._leave_lifespans()
+            raise
         self._spawn(self._look_after())
         if self._keeps_house:
             self._spawn(Housekeeping(self._client.store, lease=self._lease).run())
+            self._spawn(Firing(self._client.store).run())
 
     async def run(self) -> None:
         """Start, execute runs until `request_stop`, and stop.
@@ -175,8 +207,10 @@ class Worker:
                     task.cancel()
                 await asyncio.gather(*self._background, return_exceptions=True)
                 self._background.clear()
+                await self._leave_lifespans()
                 if self._threads is not None:
                     self._threads.close()
+        await self._leave_lifespans()  # where it was prepared and never started
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -258,6 +292,11 @@ class Worker:
         self._actors.clear()
         await self._life.end(cause)
 
+    async def _leave_lifespans(self) -> None:
+        lifespans, self._lifespans = self._lifespans, None
+        if lifespans is not None:
+            await lifespans.close()
+
     async def _drain(self, grace: float) -> None:
         if self._life is not None:
             await self._life.stop_claiming()
@@ -309,10 +348,12 @@ class Worker:
         definition = self.workflow_registry.find(claimed.workflow, claimed.version)
         if definition is None:
             raise AikiError(f"run {claimed.ownership.run_id} is of a version nobody registered")
-        actor = Actor(claimed, definition, self._host)
+        actor = Actor(claimed, definition, self._host, self._hooks.middleware)
         run_id = claimed.ownership.run_id
         older = self._actors.pop(run_id, None)
-        task = asyncio.get_running_loop().create_task(self._drive(actor, older), name=run_id)
+        context = None if self._lifespans is None else self._lifespans.context()
+        driving = self._drive(actor, older)
+        task = asyncio.get_running_loop().create_task(driving, name=run_id, context=context)
         self._actors[run_id] = (actor, task)
 
     async def _drive(self, actor: Actor, older: tuple[Actor, asyncio.Task[None]] | None) -> None:

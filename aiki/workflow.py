@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
-from types import EllipsisType, FunctionType
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
+from types import EllipsisType
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    overload,
+)
 
-from aiki.annotations import resolved
 from aiki.ask import Query, Update, query, update
 from aiki.asked import Asked
-from aiki.client import Call, Client, StartOptions
+from aiki.children import ChildHandle
+from aiki.client import Call, Client, PlainCall, StartOptions
 from aiki.codec import Arguments, Codec
+from aiki.context import Lifespan, RunContext
 from aiki.definition import (
     appearance,
-    checked_function,
+    checked_handler,
     identity,
     portable,
     source,
 )
-from aiki.errors import DataError, DefinitionError
+from aiki.durations import Seconds
+from aiki.errors import DefinitionError
 from aiki.handle import Handle
+from aiki.middleware import NO_HOOKS, FailureTask, Hooks, Middleware, checked_hooks, told_by
 from aiki.names import checked_key, checked_name, checked_version
+from aiki.options import (
+    OnConflict,
+    OnParentClose,
+    When,
+    check_order,
+    checked_memo,
+    checked_on_close,
+    checked_on_conflict,
+    checked_tags,
+    deadline,
+    due,
+)
+from aiki.retry import RetryPolicy, checked_retry, never
 from aiki.run import Run
 
 P = ParamSpec("P")
@@ -32,7 +55,7 @@ Q = ParamSpec("Q")
 A = TypeVar("A")
 R_co = TypeVar("R_co", covariant=True)
 
-OnConflict: TypeAlias = Literal["error", "return_existing"]
+_NEVER = never()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,6 +74,8 @@ class Start(Generic[P, R_co]):
     identity: tuple[str, str]
     source: str
     options: StartOptions
+    hooks: Hooks = NO_HOOKS
+    retry: RetryPolicy = _NEVER
     asked: dict[str, Asked] = field(default_factory=dict[str, Asked])
 
     def __post_init__(self) -> None:
@@ -68,6 +93,23 @@ class Start(Generic[P, R_co]):
                 f"{type(client).__qualname__}"
             )
         return await client.start_call(self.bind(*args, **kwargs))
+
+    async def start_as_child(
+        self, run: Run, /, *args: P.args, **kwargs: P.kwargs
+    ) -> ChildHandle[R_co]:
+        """Start a run as a child of `run`, as a recorded step, and return its handle.
+
+        What becomes of it when `run` ends says `with_options(on_parent_close=…)`: by default it is
+        cancelled. An idempotency key is that of the parent: the same key gives the same child.
+        Raises `DataError` for arguments that their annotations do not describe.
+        """
+        if not isinstance(run, Run):
+            raise DefinitionError(
+                f"{self} is started as a child of the run that the handler was given, not of "
+                f"{type(run).__qualname__}"
+            )
+        run.check_here(f"{self} was started as a child")
+        return await run.children.start(self.bind(*args, **kwargs))
 
     def handle(self, client: Client, run_id: str) -> Handle[R_co]:
         """Return a handle on a run of this version by its id; nothing is asked of the store."""
@@ -88,8 +130,15 @@ class Start(Generic[P, R_co]):
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
     ) -> Start[P, R_co]:
         """Return a copy with other options; those left out stay as they are."""
         options = self.options
@@ -99,7 +148,21 @@ class Start(Generic[P, R_co]):
             key = None if idempotency_key is None else checked_key(idempotency_key)
             options = replace(options, idempotency_key=key)
         if on_conflict is not ...:
-            options = replace(options, on_conflict=_checked_on_conflict(on_conflict))
+            options = replace(options, on_conflict=checked_on_conflict(on_conflict))
+        if tags is not ...:
+            options = replace(options, tags=checked_tags(tags, options.tags))
+        if memo is not ...:
+            options = replace(options, memo=checked_memo(memo, options.memo))
+        if start_by is not ...:
+            options = replace(options, start_by=deadline(start_by, "start_by"))
+        if finish_by is not ...:
+            options = replace(options, finish_by=deadline(finish_by, "finish_by"))
+        if on_parent_close is not ...:
+            options = replace(options, on_parent_close=checked_on_close(on_parent_close))
+        if delay is not ... or start_at is not ...:
+            at = due(None if delay is ... else delay, None if start_at is ... else start_at)
+            options = replace(options, at=at)
+        check_order(options.at, start_by=options.start_by, finish_by=options.finish_by)
         return Start(
             name=self.name,
             version=self.version,
@@ -109,6 +172,7 @@ class Start(Generic[P, R_co]):
             identity=self.identity,
             source=self.source,
             options=options,
+            retry=self.retry,
         )
 
     def __str__(self) -> str:
@@ -132,6 +196,11 @@ class WorkflowVersion(Start[P, R_co]):
     def pool(self) -> str:
         """The pool of workers that its runs are meant for."""
         return self.options.pool
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> PlainCall[R_co]:
+        """Return the start with its arguments, for `start_many` and `schedule`."""
+        call = super().bind(*args, **kwargs)
+        return PlainCall(call.workflow, call.version, call.payload, call.result, call.options)
 
     def __call__(self, run: Run, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Call the plain handler, outside of any run."""
@@ -175,42 +244,93 @@ class WorkflowVersion(Start[P, R_co]):
         return update(fn, name, self.asked)
 
     @overload
-    def with_options(self, *, pool: str | EllipsisType = ...) -> WorkflowVersion[P, R_co]: ...
+    def with_options(
+        self,
+        *,
+        pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: Seconds | EllipsisType | None = ...,
+        finish_by: Seconds | EllipsisType | None = ...,
+        retry: RetryPolicy | EllipsisType = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
+    ) -> WorkflowVersion[P, R_co]: ...
     @overload
     def with_options(
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
     ) -> Start[P, R_co]: ...
     def with_options(
         self,
         *,
         pool: str | EllipsisType = ...,
+        tags: Sequence[str] | EllipsisType = ...,
+        memo: Mapping[str, Any] | EllipsisType = ...,
+        start_by: When | EllipsisType | None = ...,
+        finish_by: When | EllipsisType | None = ...,
+        on_parent_close: OnParentClose | EllipsisType = ...,
         idempotency_key: str | EllipsisType | None = ...,
         on_conflict: OnConflict | EllipsisType = ...,
+        delay: Seconds | EllipsisType | None = ...,
+        start_at: datetime | EllipsisType | None = ...,
+        retry: RetryPolicy | EllipsisType = ...,
     ) -> Start[P, R_co]:
         """Return a copy with other options; those left out stay as they are.
 
-        `idempotency_key` and `on_conflict` are about one run, and make it a `Start`. A second
-        start with the same key and the same input returns the same run, until its retention ends;
-        with other input it raises `Conflict`, or returns the run with
-        `on_conflict="return_existing"`. The key is shared by all versions of the workflow.
+        `tags` and `memo` are added to those that there are. `start_by` and `finish_by` are
+        deadlines, at which the run is cancelled where it was never claimed, or is not over; a
+        length of time counts from when the run is due to start. `on_parent_close` says what becomes
+        of a child when its parent ends: "cancel", "abandon" (it goes on) or "wait" (the parent ends
+        after it). `retry` is the policy of workers where the copy is registered.
+
+        `idempotency_key`, `on_conflict`, `delay`, `start_at` and a deadline that is a datetime are
+        about one run, and make it a `Start`. A second start with the same key and the same input
+        returns the same run, until its retention ends; with other input it raises `Conflict`, or
+        returns the run with `on_conflict="return_existing"`. The key is shared by all versions of
+        the workflow. A run with a delay, or to start at a time that is to come, is `scheduled`.
         """
         start = super().with_options(
-            pool=pool, idempotency_key=idempotency_key, on_conflict=on_conflict
+            pool=pool,
+            tags=tags,
+            memo=memo,
+            start_by=start_by,
+            finish_by=finish_by,
+            on_parent_close=on_parent_close,
+            idempotency_key=idempotency_key,
+            on_conflict=on_conflict,
+            delay=delay,
+            start_at=start_at,
         )
-        if idempotency_key is ... and on_conflict is ...:
-            return replace(self, options=start.options)
-        return start
+        of_one_run = any(
+            option is not ... for option in (idempotency_key, on_conflict, delay, start_at)
+        ) or any(isinstance(by, datetime) for by in (start_by, finish_by))
+        if of_one_run and retry is ...:
+            return start
+        if of_one_run:
+            raise DefinitionError(
+                f"{self}: retry belongs to the definition that is registered, and the other "
+                "options to one run; give them one after the other"
+            )
+        policy = self.retry if retry is ... else checked_retry(retry, str(self))
+        return replace(self, options=start.options, retry=policy)
 
 
 class Workflow:
     """A named workflow, of which there are versions. Made by `workflow`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, hooks: Hooks = NO_HOOKS) -> None:
         self.name = checked_name(name, "workflow")
+        self._hooks = hooks
         self._versions: dict[str, WorkflowVersion[..., Any]] = {}
 
     @property
@@ -220,28 +340,54 @@ class Workflow:
 
     @overload
     def v(
-        self, version: str, /
+        self,
+        version: str,
+        /,
+        *,
+        on_failure: FailureTask | None = None,
+        retry: RetryPolicy = ...,
     ) -> Callable[
         [Callable[Concatenate[Run, P], Coroutine[Any, Any, R]]], WorkflowVersion[P, R]
     ]: ...
     @overload
     def v(
-        self, version: str, /, *, exec: Callable[Concatenate[Run, P], Coroutine[Any, Any, R]]
+        self,
+        version: str,
+        /,
+        *,
+        exec: Callable[Concatenate[Run, P], Coroutine[Any, Any, R]],
+        on_failure: FailureTask | None = None,
+        retry: RetryPolicy = ...,
     ) -> WorkflowVersion[P, R]: ...
-    def v(self, version: str, /, *, exec: Callable[..., Any] | None = None) -> Any:
+    def v(
+        self,
+        version: str,
+        /,
+        *,
+        exec: Callable[..., Any] | None = None,
+        on_failure: FailureTask | None = None,
+        retry: RetryPolicy = _NEVER,
+    ) -> Any:
         """Define a version, MAJOR.MINOR.PATCH: `@wf.v("1.0.0")` or `wf.v("1.0.0", exec=fn)`.
 
         The handler is `async def handler(run: Run, …)`. Its other parameters are the run's input,
-        and what it returns its result, stored as JSON by their annotations. Raises
-        `DefinitionError` for what cannot work, and for another handler of the same version.
+        and what it returns its result, stored as JSON by their annotations. `on_failure` is a task
+        that takes an `aiki.Failure`, executed as the last step of a run that fails. With a `retry`
+        policy, a handler that fails is called again; what has a result is not executed again.
+        Raises `DefinitionError` for what cannot work, and for another handler of the same version.
         """
         number = checked_version(version, f"workflow {self.name}")
+        where = f"workflow {self.name} {number}"
+        policy = checked_retry(retry, where)
+        hooks = told_by(self._hooks, on_failure, where)
         if exec is not None:
-            return self._define(number, exec)
-        return partial(self._define, number)
+            return self._define(number, policy, hooks, exec)
+        return partial(self._define, number, policy, hooks)
 
-    def _define(self, version: str, handler: object) -> WorkflowVersion[..., Any]:
-        fn = _checked_handler(handler)
+    def _define(
+        self, version: str, retry: RetryPolicy, hooks: Hooks, handler: object
+    ) -> WorkflowVersion[..., Any]:
+        fn = checked_handler(handler, Run)
         place = source(fn)
         where = f"workflow {self.name} {version} ({place})"
         defined = WorkflowVersion[..., Any](
@@ -253,6 +399,8 @@ class Workflow:
             identity=identity(fn),
             source=place,
             options=StartOptions(),
+            retry=retry,
+            hooks=hooks,
         )
         refuse_second(self._versions.get(version), defined)
         self._versions[version] = defined
@@ -262,9 +410,22 @@ class Workflow:
         return f"<workflow {self.name}: {', '.join(self._versions) or 'no versions'}>"
 
 
-def workflow(name: str) -> Workflow:
-    """Make a workflow; its versions are defined by `v`. Raises `DefinitionError` for a bad name."""
-    return Workflow(name)
+def workflow(
+    name: str,
+    *,
+    lifespan: Lifespan[Any] | Sequence[Lifespan[Any]] = (),
+    context: RunContext[Any] | None = None,
+    middleware: Middleware | Sequence[Middleware] = (),
+) -> Workflow:
+    """Make a workflow; its versions are defined by `v`.
+
+    Workers that serve it enter each `lifespan`; `context` makes a value for each of its runs;
+    `middleware` is called around its runs and their steps. Raises `DefinitionError` for what
+    cannot work.
+    """
+    where = f"workflow {checked_name(name, 'workflow')}"
+    hooks = checked_hooks(where, lifespan=lifespan, context=context, middleware=middleware)
+    return Workflow(name, hooks)
 
 
 def refuse_second(
@@ -279,29 +440,3 @@ def refuse_second(
             f"workflow {defined.name} {defined.version} is defined twice: at {known.source} and "
             f"at {defined.source}; give one of them another name or version"
         )
-
-
-def _checked_handler(handler: object) -> FunctionType:
-    fn = checked_function(handler, "a workflow handler")
-    where = f"workflow handler {fn.__qualname__} ({source(fn)})"
-    if not inspect.iscoroutinefunction(fn):
-        raise DefinitionError(
-            f"{where} is a plain def; make it `async def {fn.__name__}(run: Run, …)`"
-        )
-    run = next(iter(resolved(fn, where).parameters.values()), None)
-    if run is None or run.kind not in {run.POSITIONAL_ONLY, run.POSITIONAL_OR_KEYWORD}:
-        raise DefinitionError(f"{where} has no parameter for the run; begin with `run: Run`")
-    if run.annotation is not Run:
-        raise DefinitionError(
-            f"{where}: its first parameter is given the run, but is written as `{run}`; begin with "
-            "`run: Run`"
-        )
-    return fn
-
-
-def _checked_on_conflict(value: object) -> OnConflict:
-    if value == "error":
-        return "error"
-    if value == "return_existing":
-        return "return_existing"
-    raise DataError(f'on_conflict is "error" or "return_existing", not {value!r:.100}')

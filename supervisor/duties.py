@@ -1,4 +1,4 @@
-"""What a supervisor does in the store: its own beat, housekeeping, and giving back what died.
+"""What a supervisor does in the store: beat, keep house, fire schedules, give back what died.
 
 Everything here runs in the supervisor process, as tasks beside its loop: the store may be away
 for minutes, in which workers must still be watched, restarted and stopped.
@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, suppress
 
 from aiki.client import Client
 from aiki.errors import AikiError
+from aiki.firing import Firing
 from aiki.housekeeping import Housekeeping
 from aiki.supervisor.recovery import Dead, Verdict, give_back, give_back_of_the_gone
 from aiki.supervisor.settings import Settings
@@ -59,10 +60,16 @@ class Duties:
     async def attend(self) -> None:
         """Beat, keep house and look after the quarantine, until cancelled."""
         store, settings = self._opened().store, self._settings
-        house = Housekeeping(store, lease=settings.lease, retention=settings.retention)
+        house = Housekeeping(
+            store,
+            lease=settings.lease,
+            retention=settings.retention,
+            unserved_after=settings.unserved_after,
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look_for_the_gone())
             group.create_task(house.run())
+            group.create_task(Firing(store).run())
             group.create_task(self._beat())
 
     def give_back(self, dead: Dead, verdict: Verdict) -> None:

@@ -13,9 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
+from aiki.durations import UNITS
 from aiki.errors import LONGEST_SECONDS
 
-_UNITS_OF_TIME = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_OF_SIZE = {
     unit.lower(): factor
     for power, prefix in enumerate("KMGT", 1)
@@ -89,7 +89,7 @@ def duration(shortest: float = 0.0) -> Callable[[object], float]:
         if isinstance(value, timedelta):
             seconds = value.total_seconds()
         else:
-            seconds = _quantity(value, _UNITS_OF_TIME, "seconds, or a text such as 500ms or 7d")
+            seconds = _quantity(value, UNITS, "seconds, or a text such as 500ms or 7d")
         if not shortest <= seconds <= LONGEST_SECONDS:
             raise ValueError(f"expected {shortest:g} s to 10 years, not {value!r}")
         return seconds

@@ -30,6 +30,8 @@ BEATS_PER_LEASE = 3
 # Twice the longest that a start is sent again: one that comes after its run was removed would
 # start it once more.
 SHORTEST_RETENTION = 7200.0
+# A deployment, in which nobody serves for a while, must be no reason to hold what waits.
+SHORTEST_UNSERVED = 60.0
 # A worker that needs no more than this to be idle is yet to be seen.
 SMALLEST_MEMORY = 32 * 2**20
 
@@ -50,6 +52,7 @@ class Options(TypedDict, total=False):
     grace: Seconds | str
     max_memory: int | str
     retention: Seconds | str
+    unserved_after: Seconds | str
     log_level: LogLevel
     log_format: LogFormat
 
@@ -133,6 +136,11 @@ OPTIONS: tuple[Option, ...] = (
         "How long finished runs are kept.", "7d",
     ),
     Option(
+        "unserved_after", readers.duration(shortest=SHORTEST_UNSERVED), "TIME",
+        "How long a run waits for a worker that serves its version and pool, before it is held.",
+        "24h",
+    ),
+    Option(
         "log_level", readers.one_of("debug", "info", "warning", "error", "critical"), "LEVEL",
         "debug, info, warning, error or critical.", "info",
     ),
@@ -169,6 +177,7 @@ class Settings:
     grace: float = 30.0
     max_memory: int = 2**30
     retention: float = 7 * 86400.0
+    unserved_after: float = 86400.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 

@@ -152,6 +152,11 @@ class _Hosting:
                 worker = self._make_worker(client)
                 for version in versions:
                     worker.workflow_registry.add(version)
+                try:
+                    await worker.prepare()
+                except BaseException as error:  # noqa: BLE001  (the user's code may raise anything)
+                    send(self._end, _not_booted(error, "definition"))
+                    return 1
                 await worker.start()
                 await self._serve(worker)
         except BaseException as error:  # noqa: BLE001  (a task's KeyboardInterrupt comes here too)

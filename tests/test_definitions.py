@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from aiki.client import Client
+from aiki.current_step import CurrentStep
 from aiki.errors import AikiError, DataError, DefinitionError
+from aiki.publisher import Outlet
 from aiki.retry import fixed, never
 from aiki.run import Run
-from aiki.step import CurrentStep, call
+from aiki.step import call
 from aiki.task import task
 from aiki.threads import Threads
 from aiki.workflow import Start, WorkflowVersion, workflow
@@ -244,6 +246,10 @@ def test_a_task_is_made_of_one_function() -> None:
         ({"timeout": True}, DataError, "timeout must be seconds"),
         ({"timeout": "3"}, DataError, "timeout must be seconds"),
         ({"timeout": timedelta(days=3654)}, DataError, "timeout must be between"),
+        ({"schedule_to_close": 0}, DataError, "a schedule_to_close of 0 would fail"),
+        ({"schedule_to_close": math.nan}, DataError, "schedule_to_close must be between"),
+        ({"heartbeat_timeout": -1}, DataError, "heartbeat_timeout must be between"),
+        ({"heartbeat_timeout": "3"}, DataError, "heartbeat_timeout must be seconds"),
     ],
 )
 def test_bad_options_of_a_task_are_refused_with_its_place(
@@ -257,6 +263,8 @@ def test_bad_options_of_a_task_are_refused_with_its_place(
 
 
 def test_options_make_a_copy_and_keep_what_was_not_given() -> None:
+    watched = reserve.with_options(schedule_to_close=60, heartbeat_timeout=timedelta(seconds=5))
+    assert (watched._spec.schedule_to_close, watched._spec.heartbeat_timeout) == (60, 5)
     patient = reserve.with_options(timeout=timedelta(minutes=5), once=True)
     endless = patient.with_options(timeout=None, retry=never())
     found = [
@@ -286,7 +294,15 @@ async def test_a_task_started_inside_a_task_is_told_that_a_task_is_one_step() ->
         inside: Any = None
         return await count_items.start(inside, [])
 
-    about = CurrentStep(run_id="r", attempt=1, key="outer#0")
+    async def write(_: CurrentStep) -> None: ...
+
+    loop = asyncio.get_running_loop()
+    unseen: Any = None
+    about = CurrentStep(
+        "r", 1, "outer#0", "outer",
+        loop=loop, begun=0, failure=b"", details=b"", write=write, is_draining=bool,
+        outlet=Outlet("outer#0", 1, unseen),
+    )  # fmt: skip
     with pytest.raises(DefinitionError, match="a task is one step, so start it from the workflow"):
         await call(outer._spec, about, (), {}, Threads(1, "test"))
 

@@ -73,6 +73,88 @@ def test_the_agent_is_heard_asked_and_answered(directory: Path) -> None:
     assert output.endswith("Done after 4 rounds: Go to Leiden: it is sunny there.\n")
 
 
+def test_reminders_are_sent_by_schedule(directory: Path) -> None:
+    code, output = run(directory, "-m", "examples.reminder_by_cron")
+    assert code == 0, output
+    lines = output.splitlines()
+    assert re.match(r"Next stand-ups: \w{3} \d\d \w{3} 09:00 CES?T, ", lines[0])
+    reminded = lines.count("Reminding you: stretch")
+    assert reminded >= 1
+    assert f"Paused after {reminded} reminders: that is enough" in lines
+    assert lines.count("Reminding the team: stand-up in ten minutes") == 1 + 5
+    assert lines[-1] == "Filled in for 5 mornings"
+
+
+def test_a_saga_cancels_what_was_booked_the_last_first(directory: Path) -> None:
+    code, output = run(directory, "-m", "examples.saga_with_compensation")
+    assert code == 0, output
+    told = [line for line in output.splitlines() if not line.startswith(("WARNING", "run "))]
+    assert told[:3] == [
+        "Booking a flight to Lisbon",
+        "Booking a hotel in Lisbon",
+        "Booked: flight-to-Lisbon, hotel-in-Lisbon",
+    ]
+    assert told[5:9] == [
+        "Renting a car in Venice",
+        "Cancelling the car in Venice",
+        "Cancelling the hotel in Venice",
+        "Cancelling the flight in Venice",
+    ] or told[4:8] == [
+        "Booking a hotel in Venice",
+        "Renting a car in Venice",
+        "Cancelling the car in Venice",
+        "Cancelling the hotel in Venice",
+    ]
+    assert "There are no cars in Venice" in told[-1]
+
+
+# What each says, in this order; between these it may say more.
+SAYS = {
+    "trial_with_payment_event": [
+        r"to Ada: Thank you for \$9\.00\.",
+        r"^Ada: subscribed by pay-17$",
+        r"Bob's account is closed",
+        r"^Bob: closed$",
+    ],
+    "approval_with_timeout": [
+        r"to Ada: may we pay 19\.50 for a teapot\?",
+        r"to Bob: may we pay 19\.50 for a teapot\?",
+        r"paid 19\.50 for a teapot",
+        r"^Expense: approved by Bob$",
+    ],
+    "fan_out_and_gather": [
+        r"Hamlet was left out",
+        r"^Most frequent: \{'and': 10, 'the': 10, 'yes': 6\}$",
+        r"COMPLETED.*6.*FAILED.*1",
+    ],
+    "long_pipeline": [
+        r"extracted page 1, attempt 1",
+        r"extracted page 2, attempt 2",
+        r"loaded \[900, 961, 1024\]",
+        r"^Rows: 12$",
+    ],
+    "versioning": [
+        r"^Shipped: a box with a cup, by version 1$",
+        r"how was a teapot\?",
+        r"^Shipped: a gift with a teapot, by version 2$",
+    ],
+    "cancellation_cascade": [
+        r"^Journey: the customer is ill$",
+        *[r"^Booking: cancelled with its journey$"] * 3,
+        r"^Report: report about Utrecht$",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_ends_by_itself_and_says_what_it_shows(directory: Path, name: str) -> None:
+    code, output = run(directory, "-m", f"examples.{name}")
+    assert code == 0, output
+    lines = iter(output.splitlines())
+    for pattern in SAYS[name]:
+        assert any(re.search(pattern, line) for line in lines), f"{pattern} is missing:\n{output}"
+
+
 async def test_a_supervisor_processes_the_orders_of_the_tutorial(directory: Path) -> None:
     order = {
         "items": [{"id": "item-1", "quantity": 2}],

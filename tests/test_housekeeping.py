@@ -28,6 +28,8 @@ SOON = 0.05
 DAY = 86400.0
 # How many days who keeps house keeps finished runs: one is told, the other does as is usual.
 KEEPS = {"a library worker": 7, "a supervisor": 3}
+# And for how many hours what nobody serves may wait.
+PATIENCE = {"a library worker": 24, "a supervisor": 3}
 
 # What the housekeeper executes itself: nothing that is in trouble here.
 idle = workflow("idle")
@@ -65,7 +67,12 @@ async def kept_by(app: App, housekeeper: str) -> AsyncGenerator[None]:
         return
     retention = KEEPS[housekeeper] * DAY
     settings = Settings(
-        redis=app.url, namespace=app.namespace, lease=LEASE, heartbeat=BEAT, retention=retention
+        redis=app.url,
+        namespace=app.namespace,
+        lease=LEASE,
+        heartbeat=BEAT,
+        retention=retention,
+        unserved_after=PATIENCE[housekeeper] * 3600,
     )
     duties = Duties(settings, on_quarantine=lambda _: None)
     await duties.open()
@@ -162,3 +169,25 @@ async def test_a_library_worker_leaves_removal_to_a_supervisor_where_there_is_on
         assert await scene.status(overdue) is Status.COMPLETED
         await scene.store.workers.remove_supervisor(supervisor)
         await is_removed(scene, overdue)
+
+
+@pytest.mark.parametrize("housekeeper", PATIENCE)
+async def test_who_keeps_house_holds_what_nobody_has_served_for_long(
+    app: App, scene: Scene, housekeeper: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hours = PATIENCE[housekeeper]
+    unserved = await scene.queued_long_ago(hours + 1)
+    await scene.start_run()
+    now = (await scene.record(unserved))["since"]
+    now_ms = int(now) + (hours + 1) * 3_600_000
+    seen = f"{now_ms - round(1.01 * hours * 3_600_000)} {now_ms}"
+    await scene.command("HSET", scene.base + "unserved", STREAM, seen)
+    async with kept_by(app, housekeeper):
+
+        async def is_held() -> bool:
+            return await scene.status(unserved) is Status.STALLED
+
+        await eventually(is_held, what="the run is held")
+    assert f"For {hours} h no worker" in (await scene.record(unserved))["reason"]
+    assert f"run {unserved} is held: nobody has served its version for long" in caplog.text
+    await audit(scene)

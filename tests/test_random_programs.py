@@ -3,6 +3,7 @@
 import gc
 import json
 import random
+from collections import Counter
 
 import pytest
 
@@ -54,5 +55,12 @@ async def check_end(program: Node, handle: Handle[list[str]], *, cancels: bool) 
     ends = {Status.COMPLETED, Status.CANCELLED} if cancels else {Status.COMPLETED}
     assert status.status in ends, f"{status.reason}\n{json.dumps(program)}"
     check_lives(handle, json.dumps(program))
+    taken = Counter(
+        seen.partition(": ")[2]
+        for life in WITNESS.lives[handle.id][-1:]
+        for seen in life
+        if seen.startswith("got take") and not seen.endswith("TIMEOUT")
+    )
+    assert not taken or max(taken.values()) == 1, f"taken twice: {taken}\n{json.dumps(program)}"
     if status.status is Status.COMPLETED:
         assert await handle.wait_for_completion(0) == WITNESS.lives[handle.id][-1]

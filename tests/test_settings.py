@@ -47,6 +47,7 @@ def test_the_defaults_are_those_of_the_documentation(load: Load) -> None:
         grace=30.0,
         max_memory=1024**3,
         retention=7 * 24 * 3600.0,
+        unserved_after=24 * 3600.0,
         log_level="info",
         log_format="text",
     )  # fmt: skip
@@ -80,6 +81,7 @@ def test_each_setting_can_be_given_in_each_place(load: Load) -> None:
         "grace": "0",
         "max_memory": "512MiB",
         "retention": "3h",
+        "unserved_after": "2d",
         "log_level": "debug",
         "log_format": "json",
     }

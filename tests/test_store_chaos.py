@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
 
-from aiki.records import ClaimedRun, EntryKind, Ownership, ReadyEntry
+from aiki.errors import InvalidTransition
+from aiki.records import ClaimedRun, EntryKind, NextAttempt, Ownership, ReadyEntry
 from aiki.states import FINAL, Status
 from aiki.store.connection import Command
 from aiki.store.keys import new_run_id, new_token
 from tests.support.audit import audit, audit_indexes
-from tests.support.store import ALONE, STREAM, Scene
+from tests.support.store import ALONE, STREAM, TIMEOUT, Scene
 
 ROUNDS = 400
 RUNS = 12
@@ -56,7 +58,10 @@ class Chaos:
     async def start(self) -> None:
         if len(self.seen) < RUNS:
             key = self.rng.choice(["", "", "one", "two"])
-            await self.scene.start_run(run_id=new_run_id(0), key=key)
+            more = self.rng.sample(["at +60000", "start +60000", "finish +60000", "tag red"], 2)
+            await self.scene.start_run(
+                run_id=new_run_id(0), key=key, more=self.rng.choice(["", "\n".join(more)])
+            )
 
     async def come(self) -> None:
         if len(self.workers) < 4:
@@ -121,10 +126,32 @@ class Chaos:
         if self.seen and self.rng.random() < 0.2:
             await self.scene.cancel(self.rng.choice(sorted(self.seen)))
 
+    async def control(self) -> None:
+        if not self.seen or self.rng.random() < 0.6:
+            return
+        control, run_id = self.scene.store.control, self.rng.choice(sorted(self.seen))
+        epoch = int(self.seen[run_id][0]["epoch"])
+        with suppress(InvalidTransition):
+            match self.rng.randrange(4):
+                case 0:
+                    await control.pause(run_id, timeout=TIMEOUT)
+                case 1:
+                    await control.resume(run_id, timeout=TIMEOUT)
+                case 2 if self.rng.random() < 0.2:
+                    await control.terminate(run_id, "at once", timeout=TIMEOUT)
+                case _ if self.owners:
+                    owner = self.rng.choice(self.owners[-8:])
+                    attempt = NextAttempt(epoch + 2, 1, 3_600_000, "it failed", [], [])
+                    await control.retry_later(owner, attempt)
+                case _:
+                    pass
+
     async def time_passes(self) -> None:
         await self.scene.fall_due()
         await self.scene.store.timers.fire()
         await self.scene.script("requeue_idle", 0, 100)
+        if self.rng.random() < 0.2:
+            await self.scene.stall_unserved()
 
     async def copy(self) -> None:
         if self.sent:
@@ -175,6 +202,7 @@ async def test_no_order_of_events_and_late_copies_breaks_what_must_hold(
     events = {
         chaos.start: 4, chaos.come: 3, chaos.die: 1, chaos.finish_recoveries: 1,
         chaos.deliver: 8, chaos.claim: 10, chaos.write: 14, chaos.cancel: 1,
+        chaos.control: 4,
         chaos.time_passes: 2, chaos.copy: 8,
     }  # fmt: skip
     for turn in range(ROUNDS):
@@ -191,6 +219,9 @@ async def test_no_order_of_events_and_late_copies_breaks_what_must_hold(
     await chaos.finish_recoveries()
     await audit(scene)
     worker = await scene.register()
+    for run_id in chaos.seen:
+        with suppress(InvalidTransition):
+            await scene.store.control.resume(run_id, timeout=TIMEOUT)
     for _ in range(3):
         await chaos.time_passes()
         for stream in (STREAM, ALONE):

@@ -16,18 +16,19 @@ from aiki.records import DamagedRun
 from aiki.states import Status
 from aiki.store.scripts import SCRIPTS
 from tests.support.audit import audit
-from tests.support.calls import ANY, CALLS, RUN, WORKER
+from tests.support.calls import ANY, RUN, WORKER
+from tests.support.schedule_calls import CALLS
 from tests.support.store import ALONE, STREAM, TIMEOUT, NewScene, Scene
 
 # Made anew from the records by the sweep.
-DERIVED = re.compile(r"index:.*|worker:[^:]+:(runs|notices)|timers|quarantine")
+DERIVED = re.compile(r"index:.*|worker:[^:]+:(runs|notices)|timers|schedules|quarantine")
 
 # What is said of a call that failed, and by one that looks after many runs, of each.
 REFUSED = b"REFUSED"
 OF_MANY = ("claim_runs", "start_runs")
 
 # These pass over whatever is damaged.
-PASS_OVER = ("read_ready", "sweep", "try_commands")
+PASS_OVER = ("read_ready", "sweep", "try_commands", "delete_schedule")
 
 
 async def damage(scene: Scene, key: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from aiki.store.scripts import SCRIPTS
-from tests.support.calls import ANY, CALLS, SAME
+from tests.support.calls import ANY, SAME
+from tests.support.schedule_calls import CALLS
 from tests.support.store import Scene, without_clocks
 
 

@@ -213,16 +213,13 @@ async def test_runs_are_listed_by_status_and_newest_first(scene: Scene) -> None:
     parked = await scene.parked(worker)
     running = await scene.running(worker)
     queued = await scene.start_run()
-    catalog = scene.store.catalog
     everything = {over.run_id, parked.run_id, running.run_id, queued}
-    assert set(await catalog.newest(limit=10)) == everything
-    assert await catalog.newest(statuses=[Status.COMPLETED], limit=10) == [over.run_id]
-    assert set(await catalog.newest(statuses=[Status.RUNNING], limit=10)) == {
-        running.run_id,
-        queued,
-    }
-    assert len(await catalog.newest(limit=2)) == 2
-    assert await catalog.newest(workflow="unknown", limit=10) == []
+    assert set(await scene.listed()) == everything
+    assert await scene.listed(statuses=[Status.COMPLETED]) == [over.run_id]
+    assert await scene.listed(statuses=[Status.RUNNING]) == [running.run_id]
+    assert set(await scene.listed(statuses=[Status.QUEUED])) == {running.run_id, queued}
+    assert len(await scene.listed(2)) == 2
+    assert await scene.listed(workflow="unknown") == []
     assert await scene.store.workers.owned_runs(worker) == {running.run_id: "1"}
 
 

@@ -7,15 +7,16 @@ well for a run in quarantine, and leave a store in which everything is where its
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
-from aiki.errors import NotFound
-from aiki.records import Ownership, ReadyEntry
+from aiki.errors import InvalidTransition, NotFound
+from aiki.records import NextAttempt, Ownership, ReadyEntry
 from aiki.states import FINAL, MOVES, WAITING, Reason, Status
 from tests.support.audit import audit
-from tests.support.store import ALONE, STREAM, Dump, Scene
+from tests.support.store import ALONE, STREAM, TIMEOUT, Dump, Scene
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Event:
 async def claim(case: Case) -> None:
     record = await case.scene.record(case.run_id)
     stream = ALONE if record.get("quarantine") == "1" else STREAM
-    entry = ReadyEntry(stream, record["entry"], case.run_id, record["epoch"])
+    entry = ReadyEntry(stream, record.get("entry") or "1-1", case.run_id, record["epoch"])
     await case.scene.try_claim(entry, case.owner.incarnation, quarantine=True)
 
 
@@ -73,8 +74,44 @@ async def stall(case: Case) -> bytes:
     return await case.scene.store.runs.stall(case.owner, "the code does not fit")
 
 
+async def nobody_serves(case: Case) -> None:
+    await case.scene.stall_unserved()
+
+
+async def hold(case: Case) -> None:
+    await stall(case)
+    await nobody_serves(case)
+
+
 async def cancel(case: Case) -> None:
     await case.scene.cancel(case.run_id)
+
+
+def by_a_person(name: str) -> Callable[[Case], Awaitable[object]]:
+    """Let a person steer the run; what its status does not allow is refused and told."""
+
+    async def act(case: Case) -> None:
+        control, run_id = case.scene.store.control, case.run_id
+        with suppress(InvalidTransition):
+            match name:
+                case "terminate":
+                    await control.terminate(run_id, "at once", timeout=TIMEOUT)
+                case "retry":
+                    epoch = int((await case.scene.record(run_id)).get("epoch", "0"))
+                    await control.retry(run_id, epoch, [], ["step#0"], timeout=TIMEOUT)
+                case _:
+                    await getattr(control, name)(run_id, timeout=TIMEOUT)
+
+    return act
+
+
+async def try_later(case: Case) -> bytes:
+    attempt = NextAttempt(2, 1, 3_600_000, "it failed", [], [])
+    return await case.scene.store.control.retry_later(case.owner, attempt)
+
+
+async def continue_as_new(case: Case) -> bytes:
+    return await case.scene.store.control.continue_run(case.owner, b"{}")
 
 
 def finish(status: Status) -> Callable[[Case], Awaitable[object]]:
@@ -111,6 +148,43 @@ async def has_a_cancel_waiting(case: Case) -> None:
     await case.scene.command("HSET", case.key, "cancel", "no longer wanted")
 
 
+async def is_to_rest(case: Case) -> None:
+    """Let a pause be wanted where it is a wish: of a run that has an owner."""
+    if (await case.scene.record(case.run_id))["status"] == Status.RUNNING:
+        await case.scene.command("HSET", case.key, "pause", "1")
+
+
+async def is_to_rest_and_among_its_runs(case: Case) -> None:
+    await is_to_rest(case)
+    await is_among_its_runs(case)
+
+
+async def is_unserved_and_cancelled(case: Case) -> None:
+    await has_a_cancel_waiting(case)
+    await is_served_by_nobody(case)
+
+
+async def is_late_to_finish(case: Case) -> None:
+    await case.scene.command("HSET", case.key, "finish_by", "1")
+    await case.scene.command("ZADD", case.scene.base + "timers", 1, f"{case.run_id}!finish")
+
+
+async def is_late_to_start(case: Case) -> None:
+    """Let the deadline have come, and let what waits or is held be one that was never claimed."""
+    scene, record = case.scene, await case.scene.record(case.run_id)
+    await scene.command("HSET", case.key, "start_by", "1")
+    await scene.command("ZADD", scene.base + "timers", 1, f"{case.run_id}!start")
+    if record["status"] in (Status.QUEUED, Status.PAUSED, Status.STALLED):
+        await scene.command("HSET", case.key, "epoch", "0")
+    if record["status"] == Status.QUEUED:
+        stream = ALONE if record.get("quarantine") == "1" else STREAM
+        await scene.command("XDEL", scene.base + stream, record["entry"])
+        entry = await scene.command(
+            "XADD", scene.base + stream, "*", "run", case.run_id, "epoch", "0"
+        )
+        await scene.command("HSET", case.key, "entry", entry)
+
+
 EVENTS = {
     Reason.CLAIM: Event(claim),
     Reason.RELEASE: Event(release),
@@ -119,6 +193,7 @@ EVENTS = {
     Reason.PARK: Event(park(Status.AWAITING_RETRY)),
     Reason.PARK_ASLEEP: Event(park(Status.SLEEPING)),
     Reason.PARK_FOR_EVENT: Event(park(Status.AWAITING_EVENT)),
+    Reason.PARK_FOR_CHILD: Event(park(Status.AWAITING_CHILD)),
     Reason.WAKE: Event(wake, has_a_due_timer),
     Reason.STALL: Event(stall),
     Reason.COMPLETE: Event(finish(Status.COMPLETED)),
@@ -126,13 +201,30 @@ EVENTS = {
     Reason.ACKNOWLEDGE_CANCEL: Event(finish(Status.CANCELLED)),
     Reason.CANCEL: Event(cancel),
     Reason.CANCEL_UNSERVED: Event(cancel, is_served_by_nobody),
-    Reason.HOLD_CANCELLED: Event(stall, has_a_cancel_waiting),
+    Reason.HOLD_CANCELLED: Event(hold, is_unserved_and_cancelled),
+    Reason.UNSERVED: Event(nobody_serves, is_served_by_nobody),
+    Reason.NOT_STARTED: Event(wake, is_late_to_start),
+    Reason.NOT_FINISHED: Event(wake, is_late_to_finish),
+    Reason.TERMINATE: Event(by_a_person("terminate")),
+    Reason.PAUSE: Event(by_a_person("pause")),
+    Reason.RELEASE_PAUSED: Event(release, is_to_rest),
+    Reason.RECOVER_PAUSED: Event(recover, is_to_rest_and_among_its_runs),
+    Reason.RESUME: Event(by_a_person("resume")),
+    Reason.TRY_LATER: Event(try_later),
+    Reason.TRY_CANCELLED: Event(try_later, has_a_cancel_waiting),
+    Reason.TRY_PAUSED: Event(try_later, is_to_rest),
+    Reason.CONTINUE: Event(continue_as_new),
+    Reason.CONTINUE_PAUSED: Event(continue_as_new, is_to_rest),
+    Reason.RETRY: Event(by_a_person("retry")),
 }
 
 
 async def bring_to(status: Status, scene: Scene, *, alone: bool) -> Case:
     """Start a run and let it get to a status, behind a failed attempt that it may wait for."""
     incarnation = await scene.register()
+    if status is Status.SCHEDULED:
+        run_id = await scene.start_run(more="at +3600000")
+        return Case(scene, Ownership(run_id, "0", "0:nobody", incarnation))
     await scene.start_run()
     if alone:
         for _ in range(2):
@@ -145,6 +237,9 @@ async def bring_to(status: Status, scene: Scene, *, alone: bool) -> Case:
         await scene.store.runs.release(owner.run_id, owner.epoch, incarnation)
     elif status in WAITING:
         await scene.park(owner, "step#0", status=status)
+    elif status is Status.PAUSED:
+        await scene.store.runs.release(owner.run_id, owner.epoch, incarnation)
+        await scene.store.control.pause(owner.run_id, timeout=TIMEOUT)
     elif status is Status.STALLED:
         await scene.store.runs.stall(owner, "the code does not fit")
     elif status in FINAL:
@@ -160,7 +255,7 @@ def about_the_run(dump: Dump) -> Dump:
     kept = {
         name: value
         for name, value in dump.items()
-        if not name.startswith("worker") and name not in ("timers", "sweep")
+        if not name.startswith("worker") and name not in ("timers", "sweep", "unserved")
     }
     for name, value in kept.items():
         if name.startswith("ready:"):
@@ -181,6 +276,8 @@ def expected_of(status: Status, reason: Reason) -> Status | None:
 async def test_a_run_moves_as_the_table_says_and_in_no_other_way(
     scene: Scene, status: Status, reason: Reason, where: str
 ) -> None:
+    if status is Status.SCHEDULED and where == "quarantined":
+        where = "free"  # it has ended no worker yet
     case = await bring_to(status, scene, alone=where == "quarantined")
     event = EVENTS[reason]
     if event.arrange is not None:
@@ -193,7 +290,7 @@ async def test_a_run_moves_as_the_table_says_and_in_no_other_way(
     assert await scene.status(case.run_id) is (expected or status)
     if expected is None:
         assert about_the_run(await scene.dump()) == before
-    elif event.arrange is not is_served_by_nobody:
+    elif event.arrange not in (is_served_by_nobody, is_unserved_and_cancelled):
         await audit(scene)
 
 
@@ -226,12 +323,24 @@ async def test_nothing_happens_to_a_run_that_does_not_exist(scene: Scene, reason
             assert await scene.try_claim(entry, incarnation) == b"STALE"
         case Reason.RELEASE:
             assert await scene.store.runs.release(case.run_id, "1", incarnation) == b"STALE"
-        case Reason.RECOVER | Reason.DEATHS:
+        case Reason.TERMINATE | Reason.PAUSE | Reason.RESUME | Reason.RETRY:
+            with pytest.raises(NotFound):
+                await EVENTS[reason].act(case)
+        case Reason.RELEASE_PAUSED:
+            assert await scene.store.runs.release(case.run_id, "1", incarnation) == b"STALE"
+        case Reason.RECOVER | Reason.RECOVER_PAUSED | Reason.DEATHS:
             await is_among_its_runs(case)
             assert await scene.kill(incarnation) == []
         case Reason.WAKE:
             await has_a_due_timer(case)
             assert await scene.store.timers.fire() == (0, None)
+        case Reason.NOT_STARTED | Reason.NOT_FINISHED:
+            timers = scene.base + "timers"
+            await scene.command("ZADD", timers, 1, "0-unknown!start", 1, "0-unknown!finish")
+            assert await scene.store.timers.fire() == (0, None)
+        case Reason.UNSERVED | Reason.HOLD_CANCELLED:
+            await is_served_by_nobody(case)
+            await nobody_serves(case)
         case _:
             assert await EVENTS[reason].act(case) == b"FENCED"
     assert about_the_run(await scene.dump()) == before

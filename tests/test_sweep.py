@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from aiki.states import FINAL, Status
+from aiki.states import FINAL, WAITING, Status
 from tests.support.audit import audit
 from tests.support.store import ALONE, STREAM, WORKFLOW, Scene
 
@@ -84,6 +84,34 @@ async def stray_timer(scene: Scene) -> str:
     return owner.run_id
 
 
+@mended_as("was not listed by its tag customer:7")
+async def lost_tag(scene: Scene) -> str:
+    run_id = await scene.start_run(more="tag customer:7\ntag red")
+    await scene.command("ZREM", scene.base + "tag:customer:7", run_id)
+    return run_id
+
+
+@mended_as("was listed by the tag customer:7")
+async def stray_tag(scene: Scene) -> str:
+    run_id = await scene.start_run(more="tag red")
+    await scene.command("ZADD", scene.base + "tag:customer:7", 1, run_id)
+    return run_id
+
+
+@mended_as("had no timer for its deadline")
+async def lost_deadline(scene: Scene) -> str:
+    run_id = await scene.start_run(more="at +60000\nstart +60000\nfinish +60000")
+    await scene.command("ZREM", scene.base + "timers", f"{run_id}!start")
+    return run_id
+
+
+@mended_as("had a deadline that is none")
+async def stray_deadline(scene: Scene) -> str:
+    run_id = await scene.start_run(more="start +60000")
+    await scene.command("ZADD", scene.base + "timers", 9_999_999_999_999, f"{run_id}!finish")
+    return run_id
+
+
 @mended_as("was missing from the quarantine")
 async def lost_from_quarantine(scene: Scene) -> str:
     run_id = await quarantined(scene)
@@ -96,6 +124,19 @@ async def stray_in_quarantine(scene: Scene) -> str:
     owner = await scene.running()
     await scene.command("ZADD", scene.base + "quarantine", 1, owner.run_id)
     return owner.run_id
+
+
+@mended_as("was not listed by when it is due")
+async def lost_schedule(scene: Scene) -> str:
+    await scene.schedule()
+    await scene.command("ZREM", scene.base + "schedules", "a schedule")
+    return "schedule a schedule"
+
+
+@mended_as("was listed and does not exist")
+async def stray_schedule(scene: Scene) -> str:
+    await scene.command("ZADD", scene.base + "schedules", 9_999_999_999_999, "gone")
+    return "schedule gone"
 
 
 @mended_as("was a string")
@@ -147,10 +188,18 @@ async def test_the_sweep_finds_nothing_in_a_healthy_store(scene: Scene) -> None:
     for status in FINAL:
         await scene.finish(await scene.running(worker), status)
     await scene.store.runs.stall(await scene.running(worker), "a reason")
-    await scene.parked(worker)
+    rests = await scene.parked(worker)
+    await scene.store.control.pause(rests.run_id, timeout=60)
+    gone = await scene.running(worker)
+    await scene.finish(gone)
+    await scene.store.control.delete(gone.run_id, timeout=60)
+    for status in WAITING:
+        await scene.parked(worker, status=status)
     await scene.cancel((await scene.running(worker)).run_id)
+    await scene.finish(await scene.running(worker, more="start +60000\nfinish +60000\ntag red"))
     released = await scene.running(worker)
     await scene.store.runs.release(released.run_id, released.epoch, worker)
+    await scene.start_run(more="at +60000\nstart +60000\nfinish +60000\ntag red")
     for _ in range(120):
         await scene.start_run()
     for entry in (await scene.deliver(dying))[:110]:
@@ -160,7 +209,7 @@ async def test_the_sweep_finds_nothing_in_a_healthy_store(scene: Scene) -> None:
     statuses = {
         await scene.status(key.removeprefix("run:"))
         for key in await scene.keys()
-        if key.startswith("run:") and key.count(":") == 1
+        if key.startswith("run:") and key.count(":") == 1 and key != f"run:{gone.run_id}"
     }
     assert statuses == set(Status)
     await audit(scene)

@@ -128,3 +128,104 @@ async def test_a_task_that_is_cancelled_before_it_has_a_thread_is_never_executed
     # Where the run is handed back after the cancellation, the step that holds is begun again.
     assert [line for line in app.ledger.lines() if line != "holds"] == ["waits 1"]
     assert ("waits", "abandoned") in await outcomes(handle)
+
+
+async def test_all_attempts_together_have_a_time_that_counts_their_delays(app: App) -> None:
+    @task(schedule_to_close=0.5, retry=fixed(100, 0.1))
+    async def fails() -> None:
+        app.ledger.note("attempt")
+        raise ValueError("again")
+
+    said = await told(app, fails.start)
+    attempts = len(app.ledger.lines())
+    assert said == f"fails {attempts} ValueError again"
+    assert 2 <= attempts <= 5
+
+
+async def test_a_delay_that_would_outlast_the_time_of_all_attempts_is_not_waited_for(
+    app: App,
+) -> None:
+    @task(schedule_to_close=60, retry=fixed(3, 3600))
+    def fails() -> None:
+        raise ValueError("once")
+
+    assert await told(app, fails.start) == "fails 1 ValueError once"
+
+
+@pytest.mark.parametrize("place", ["loop", "thread"])
+async def test_an_attempt_ends_with_the_time_of_all_attempts(app: App, place: str) -> None:
+    let_go = threading.Event()
+
+    def stands() -> None:
+        let_go.wait(20)
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    slow = (
+        task(exec=stands, schedule_to_close=0.2, timeout=10, retry=fixed(3, 0))
+        if place == "thread"
+        else task(exec=hangs, schedule_to_close=0.2, timeout=10, retry=fixed(3, 0))
+    )
+    try:
+        said = await told(app, slow.start)
+    finally:
+        let_go.set()
+    assert said.endswith("did not end within 0.2 s of its first attempt's start")
+    assert said.split()[1] == "1"
+
+
+async def test_the_time_of_all_attempts_goes_on_while_a_worker_is_dead(app: App) -> None:
+    @task(schedule_to_close=1.0)
+    async def slow() -> None:
+        app.ledger.note("attempt")
+        await asyncio.Event().wait()
+
+    version = workflow("slow").v("1.0.0", exec=reporting(slow.start))
+    worker = await app.serve(version)
+    handle = await version.start(app.client)
+    begun = asyncio.get_running_loop().time()
+
+    async def is_recorded() -> bool:
+        return await outcomes(handle) == [("slow", "executing")]
+
+    await eventually(is_recorded)
+    await app.end(worker)
+    await asyncio.sleep(1.2 - (asyncio.get_running_loop().time() - begun))
+    await app.serve(version)
+    expected = "did not end within 1 s of its first attempt's start"
+    assert expected in await handle.wait_for_completion(20)
+    # The second worker has found that nothing is left
+    assert app.ledger.lines() == ["attempt"]
+
+
+async def test_to_wait_for_a_thread_counts_for_all_attempts_together(app: App) -> None:
+    let_go = threading.Event()
+
+    @task
+    def holds() -> None:
+        app.ledger.note("holds")
+        let_go.wait(20)
+
+    @task(schedule_to_close=0.2)
+    def waits() -> None:
+        app.ledger.note("executed")
+
+    wf = workflow("crowd")
+
+    @wf.v("1.0.0")
+    async def crowd(run: Run) -> str:
+        holding = asyncio.create_task(holds.start(run))
+        await eventually(app.ledger.lines)
+        try:
+            await waits.start(run)
+        except TaskFailed as failed:
+            let_go.set()
+            await holding
+            return failed.failure.message
+        return "in time"
+
+    await app.serve(wf, max_concurrent_workflow_runs=1)
+    expected = "task 'waits' did not end within 0.2 s of its first attempt's start"
+    assert await app.result(crowd.bind(), timeout=60) == expected
+    assert "executed" not in app.ledger.lines()

@@ -6,6 +6,7 @@ keeps them on one node, so that a script may touch them together.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 
@@ -15,9 +16,21 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 def new_run_id(partition: int) -> str:
     """Make a run id: its partition, then 48 bits of time and 80 random ones, so ids sort by age."""
-    number = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
+    return _run_id(partition, time.time_ns() // 1_000_000, secrets.randbits(80))
+
+
+def occurrence_run_id(partition: int, schedule: str, occurrence: int) -> str:
+    """Give the id of the one run that an occurrence of a schedule may have."""
+    digest = hashlib.blake2b(f"{schedule}\n{occurrence}".encode(), digest_size=10).digest()
+    return _run_id(partition, occurrence, int.from_bytes(digest))
+
+
+def child_run_id(parent: str, key: str) -> str:
+    """Give the id of a run's child, the same each time; it is in the partition of its parent."""
+    digest = hashlib.blake2b(f"{parent}/{key}".encode(), digest_size=16).digest()
+    number = int.from_bytes(digest, "big")
     digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]
-    return f"{partition}-{''.join(digits)}"
+    return f"{partition_of(parent) or 0}-{''.join(digits)}"
 
 
 def new_token() -> str:
@@ -28,6 +41,12 @@ def new_token() -> str:
 def prefix(namespace: str, partition: int) -> str:
     """Give what every key of a partition begins with."""
     return f"aiki:{namespace}:{{{partition}}}:"
+
+
+def _run_id(partition: int, milliseconds: int, rest: int) -> str:
+    number = (milliseconds << 80) | rest
+    digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]
+    return f"{partition}-{''.join(digits)}"
 
 
 def partition_of(run_id: str) -> int | None:

@@ -20,9 +20,11 @@ from aiki.records import (
     parse_mailbox,
     parse_streams,
 )
-from aiki.states import WAITING, Status
+from aiki.states import Status
+from aiki.store.answers import found
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
+from aiki.store.snapshots import PAYLOADS, TEXTS, snapshot
 
 CANCEL_WANTED = 1  # bit of a commit's reply; the other bits count what is news
 
@@ -30,6 +32,7 @@ _START = SCRIPTS["start_runs"].sha
 _CLAIM = SCRIPTS["claim_runs"].sha
 _STEP = SCRIPTS["commit_step"].sha
 _ATTEMPT = SCRIPTS["commit_attempt"].sha
+_BEAT = SCRIPTS["heartbeat_step"].sha
 _ABANDON = SCRIPTS["abandon_step"].sha
 _OPEN_WAIT = SCRIPTS["open_wait"].sha
 _END_WAIT = SCRIPTS["end_wait"].sha
@@ -40,13 +43,9 @@ _PARK = SCRIPTS["park_run"].sha
 _FINISH = SCRIPTS["finish_run"].sha
 _STALL = SCRIPTS["stall_run"].sha
 _RELEASE = SCRIPTS["release_run"].sha
+_DETAILS = SCRIPTS["set_details"].sha
 _CANCEL = SCRIPTS["request_cancel"].sha
 _WATCH = SCRIPTS["watch_run"].sha
-# As `_snapshot` reads them: text, then three payloads
-_SNAPSHOT = (
-    "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
-    "waits", "cancel", "reason", "deaths", "quarantine", "input", "result", "failure",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,8 @@ class NewRun:
     input: bytes
     reference: str
     input_hash: str
+    more: str = ""
+    """What few runs have, as `shared/start.lua` reads it."""
 
 
 class Runs:
@@ -84,7 +85,7 @@ class Runs:
         for run in runs:
             command += (
                 run.id, run.workflow, run.version, run.pool, run.input, run.reference,
-                run.input_hash,
+                run.input_hash, run.more,
             )  # fmt: skip
         reply = await self._link.send_within(tuple(command), timeout)
         if reply[0] == b"STORE":
@@ -95,19 +96,21 @@ class Runs:
         return [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
 
     def _started(self, run: NewRun, word: bytes, rest: bytes) -> str | AikiError:
-        found = rest.decode(errors="backslashreplace")
+        told = rest.decode(errors="backslashreplace")
         if word == b"OK" and rest.isascii():
-            return found
+            return told
         if word == b"CONFLICT":
             return Conflict(
                 f"idempotency key {run.reference!r} of workflow {run.workflow!r} belongs to run "
-                f"{found}, which was started with another input or version; use a new key, or "
+                f"{told}, which was started with another input or version; use a new key, or "
                 'on_conflict="return_existing" to get that run',
-                run_id=found,
+                run_id=told,
             )
+        if word == b"GONE":
+            return NotFound(f"run {run.id} was deleted; to start it again does not undo that")
         return StoreRefused(
             f"{self._link.address.described}: what is stored for run {run.id} or its idempotency "
-            f"key is damaged: {found}"
+            f"key is damaged: {told}"
         )
 
     def claim(
@@ -147,7 +150,8 @@ class Runs:
             return word
         epoch = answer[1].decode()
         now, record, journal, mailbox = answer[2:]
-        created, payload, cancel, cancel_at, news, wakes, streams = record
+        created, payload, cancel, cancel_at, news, wakes, *rest = record
+        generation, attempt, begun, seed, streams = rest
         workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
         ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)
         try:
@@ -162,6 +166,10 @@ class Runs:
                 None if cancel_at is None else cancel_at.decode(),
                 News(int(news or 0), int(wakes or 0), parse_mailbox(mailbox)),
                 parse_journal(journal),
+                int(generation or 0),
+                int(attempt or 1),
+                int(begun or 0),
+                (seed or b"").decode(),
                 parse_streams(streams or b""),
             )
         except (DataError, TypeError, ValueError) as error:
@@ -169,9 +177,8 @@ class Runs:
 
     async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
         """Record how a step ended; flags, or the script's word why not."""
-        reply: int | bytes = await self._send(
-            ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
-        )
+        command = ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
+        reply: int | bytes = await self._send(command)
         return reply
 
     async def commit_attempt(
@@ -181,6 +188,12 @@ class Runs:
         reply: int | bytes = await self._send((
             "EVALSHA", _ATTEMPT, "1", self._base, owner.run_id, owner.token, key, delay_ms, rest,
         ))  # fmt: skip
+        return reply
+
+    async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
+        """Record that an attempt is under way and what it said; flags, or the word why not."""
+        command = ("EVALSHA", _BEAT, "1", self._base, owner.run_id, owner.token, key, rest)
+        reply: int | bytes = await self._send(command)
         return reply
 
     async def abandon_step(
@@ -248,9 +261,9 @@ class Runs:
         )
         if reply == b"FENCED":
             return None
-        count, wakes, cancel, cancel_at, mailbox = reply
+        count, wakes, cancel, cancel_at, mailbox, pause = reply
         try:
-            news = News(int(count), int(wakes), parse_mailbox(mailbox))
+            news = News(int(count), int(wakes), parse_mailbox(mailbox), pause == b"1")
         except ValueError as error:
             raise DataError(f"the mailbox of run {owner.run_id} is damaged: {error}") from None
         return news, cancel is not None and cancel_at is None
@@ -300,6 +313,13 @@ class Runs:
         )
         return reply
 
+    async def set_details(self, owner: Ownership, text: str) -> bytes:
+        """Say what the run is at: OK or FENCED."""
+        reply: bytes = await self._send(
+            ("EVALSHA", _DETAILS, "1", self._base, owner.run_id, owner.token, text)
+        )
+        return reply
+
     async def request_cancel(self, run_id: str, reason: str, *, timeout: float) -> Status:
         """Ask a run to end and return the status it has now.
 
@@ -307,7 +327,7 @@ class Runs:
             NotFound: there is no such run.
         """
         command = ("EVALSHA", _CANCEL, "1", self._base, run_id, reason)
-        return Status(_found(run_id, await self._link.send_within(command, timeout)).decode())
+        return Status(found(run_id, await self._link.send_within(command, timeout)).decode())
 
     async def watch(self, run_id: str, inbox: str) -> tuple[Status, bytes] | None:
         """Give a run's end; None where it is to come, and will be told to the inbox.
@@ -316,7 +336,7 @@ class Runs:
             NotFound: there is no such run.
         """
         reply = await self._send(("EVALSHA", _WATCH, "1", self._base, run_id, inbox))
-        word = _found(run_id, reply[0])
+        word = found(run_id, reply[0])
         return None if len(reply) == 1 else (Status(word.decode()), reply[1])
 
     async def snapshot(self, run_id: str, *, timeout: float) -> RunSnapshot:
@@ -325,60 +345,23 @@ class Runs:
         Raises:
             NotFound: there is no such run.
         """
-        command = ("HMGET", f"{self._base}run:{run_id}", *_SNAPSHOT)
+        command = ("HMGET", f"{self._base}run:{run_id}", *TEXTS, *PAYLOADS)
         reply = await self._link.send_within(command, timeout)
         if reply[0] is None:
-            _found(run_id, b"NONE")
-        return _snapshot(run_id, reply)
+            found(run_id, b"NONE")
+        return snapshot(run_id, reply)
 
     async def snapshots(self, run_ids: Sequence[str], *, timeout: float) -> list[RunSnapshot]:
-        """Read several records; runs removed meanwhile are left out."""
+        """Read several records without their payloads; runs removed meanwhile are left out."""
         futures = [
-            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *_SNAPSHOT), timeout)
+            self._link.send_within(("HMGET", f"{self._base}run:{run_id}", *TEXTS), timeout)
             for run_id in run_ids
         ]
         replies = await asyncio.gather(*futures)
         pairs = zip(run_ids, replies, strict=True)
-        return [_snapshot(run_id, reply) for run_id, reply in pairs if reply[0] is not None]
+        return [snapshot(run_id, reply) for run_id, reply in pairs if reply[0] is not None]
 
     async def journal(self, run_id: str, *, timeout: float) -> dict[str, Entry]:
         """Read what is recorded of a run's steps, by `address#n`."""
         command = ("HGETALL", f"{self._base}run:{run_id}:journal")
         return parse_journal(await self._link.send_within(command, timeout))
-
-
-def _found(run_id: str, word: bytes) -> bytes:
-    if word == b"NONE":
-        raise NotFound(f"there is no run {run_id!r}; it never existed, or its retention ended")
-    return word
-
-
-def _snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
-    # A damaged record is shown as far as it can be read: it must not hide the others in a list.
-    text = [None if value is None else value.decode(errors="replace") for value in reply[:14]]
-    workflow, version, pool, status, created, since, epoch, owner = text[:8]
-    wake, waits, cancel, reason, deaths, quarantine = text[8:]
-    return RunSnapshot(
-        run_id,
-        workflow or "",
-        version or "",
-        pool or "",
-        Status(status or ""),
-        _number(created),
-        _number(since),
-        _number(epoch),
-        owner or "",
-        _number(wake) if wake and status in WAITING else None,
-        waits.split("\n") if waits and status in WAITING else [],
-        cancel,
-        reason or "",
-        _number(deaths),
-        quarantine == "1",
-        reply[14],
-        reply[15],
-        reply[16],
-    )
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0

@@ -7,12 +7,15 @@ import secrets
 from aiki.errors import StoreRefused
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
+from aiki.store.children import Children
 from aiki.store.connection import Address
+from aiki.store.control import Control
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
 from aiki.store.mailbox import Mailbox
 from aiki.store.preflight import Preflight
 from aiki.store.runs import Runs
+from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
 from aiki.store.streams import Streams
 from aiki.store.timers import Timers
@@ -53,11 +56,14 @@ class Store:
                 f"schema {SCHEMA}; use another namespace or the release that wrote it"
             )
         self.runs = Runs(self.link, base, self.store_id)
+        self.control = Control(self.link, base, self.store_id)
         self.workers = Workers(self.link, base, self.store_id)
+        self.children = Children(self.link, base)
         self.mailbox = Mailbox(self.link, base)
         self.streams = Streams(self.link, base)
         self.timers = Timers(self.link, base)
         self.catalog = Catalog(self.link, base)
+        self.schedules = Schedules(self.link, base, self.store_id)
 
     async def close(self) -> None:
         """End every connection."""

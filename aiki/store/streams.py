@@ -88,7 +88,7 @@ class Streams:
         """
         command = ("HMGET", f"{self._base}run:{run_id}", "status", "reached")
         status, note = await self._link.send_within(command, timeout)
-        if status is None:
+        if status in (None, b"deleted"):
             raise _missing(run_id)
         found: bytes | None = note
         return found

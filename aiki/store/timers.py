@@ -25,6 +25,17 @@ class Timers:
         count, left = await self._script("fire_timers", str(BATCH))
         return int(count), int(left) / 1000 if left else None
 
+    async def stall_unserved(self, after: float, *, every: float) -> list[str]:
+        """Hold runs whose version and pool nobody has served for so many seconds; which it were.
+
+        Called every so often; where nobody has called for long, the time begins anew.
+        """
+        words = f"{after / 3600:g} h" if after >= 3600 else f"{after:g} s"  # noqa: PLR2004
+        gap = str(round(every * 10_000))
+        after_ms = str(round(after * 1000))
+        reply = await self._script("stall_unserved", after_ms, gap, str(BATCH), words)
+        return [run_id.decode() for run_id in reply]
+
     async def remove_finished(self, retention: float, workflows: Sequence[str]) -> int:
         """Remove runs that ended so long ago; how many it were, at most `BATCH`."""
         milliseconds = str(round(retention * 1000))

@@ -15,7 +15,17 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from tests.benchmarks import growth, idle, latency, recovery, throughput
+from tests.benchmarks import (
+    children,
+    growth,
+    idle,
+    latency,
+    recovery,
+    resumes,
+    sleepers,
+    throughput,
+    timers,
+)
 from tests.benchmarks.figures import Figure, Report, table
 from tests.benchmarks.plan import Plan, say
 from tests.benchmarks.speed import REFERENCE
@@ -26,6 +36,10 @@ MEASUREMENTS: dict[str, Callable[[Plan], Awaitable[Report]]] = {
     "recovery": recovery.measure,
     "idle": idle.measure,
     "growth": growth.measure,
+    "sleepers": sleepers.measure,
+    "timers": timers.measure,
+    "resumes": resumes.measure,
+    "children": children.measure,
 }
 # Each takes about a minute; one that hangs is to end.
 _LONGEST = 300.0

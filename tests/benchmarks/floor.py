@@ -39,7 +39,7 @@ _TIMEOUT = 30.0
 _RUN, _TOKEN, _OWNED, _ENTRY = "<run>", "<token>", "1:<token>", "<entry>"
 _NAMES = {script.sha: script.name for script in SCRIPTS.values()}
 # The scripts that serve many runs at once, and how many arguments are those of one run.
-_OF_MANY = {"start_runs": 7, "claim_runs": 4}
+_OF_MANY = {"start_runs": 8, "claim_runs": 4}
 _AT_ONCE = min(STARTED_TOGETHER, CLAIMED_TOGETHER)
 _DONE = {"start_runs": b"OK", "watch_run": b"WAIT", "claim_runs": b"RUN", "finish_run": b"OK"}
 

@@ -43,6 +43,30 @@ async def test_runs_lists_the_newest_first_and_what_it_is_asked_for(
 
 
 @pytest.mark.usefixtures("client")
+async def test_runs_are_found_by_tag_and_age_and_are_counted() -> None:
+    red = await start("shop/1.2.0", "--tag", "red")
+    blue = await start("other/1.0.0", "--tag", "blue", "--delay", "1h")
+
+    async def listed(*arguments: str) -> list[str]:
+        found = json.loads((await invoke("runs", "--json", *arguments)).stdout)
+        return [run["id"] for run in found]
+
+    assert await listed("--tag", "red") == [red]
+    assert await listed("--tag", "blue", "--status", "queued") == []
+    assert sorted(await listed("--since", "1h")) == sorted([red, blue])
+    assert await listed("--since", "2100-01-01") == []
+    counted = await invoke("runs", "--count", "--json")
+    assert json.loads(counted.stdout) == {"other": {"scheduled": 1}, "shop": {"queued": 1}}
+    table = (await invoke("runs", "--count", "--workflow", "shop")).stdout.splitlines()
+    assert [line.split() for line in table] == [
+        ["WORKFLOW", "STATUS", "RUNS"],
+        ["shop", "queued", "1"],
+    ]
+    assert (await invoke("runs", "--count", "--tag", "red")).exit_code == Exit.USAGE
+    assert "red" in (await invoke("runs", "--since", "red")).stderr
+
+
+@pytest.mark.usefixtures("client")
 async def test_runs_says_so_when_there_are_none() -> None:
     nothing = await invoke("runs")
     assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "no runs\n")

@@ -141,3 +141,50 @@ async def test_one_key_and_one_input_mean_one_run_whoever_starts_it(client: aiki
     other = await invoke("start", "shop/1.2.0", *same, '{"total": {"amount": 6.0}}')
     assert other.exit_code == Exit.USAGE
     assert f"belongs to run {handle.id}" in other.stderr
+
+
+async def test_a_start_may_be_delayed_tagged_and_have_deadlines(client: aiki.Client) -> None:
+    result = await invoke(
+        "start", "shop/1.2.0", *total(5.0), "--delay", "2h", "--start-by", "1m", "--finish-by",
+        "2100-01-31T09:00+01:00", "--tag", "customer:7", "--tag", "red", "--memo", '{"by": "Ada"}',
+    )  # fmt: skip
+    assert result.exit_code == Exit.DONE, result.output
+    assert "is to start at " in result.stderr
+    shown = await show(result.stdout.strip())
+    assert (shown["status"], shown["tags"]) == ("scheduled", ["customer:7", "red"])
+    assert (shown["memo"], shown["details"]) == ({"by": "Ada"}, "")
+    assert shown["finish_by"] == "2100-01-31T08:00:00+00:00"
+    told = await client.handle(shown["id"]).describe()
+    assert told.due is not None
+    assert told.start_by is not None
+    assert (told.due - told.created).total_seconds() == 7200
+    assert (told.start_by - told.due).total_seconds() == 60
+    details = (await invoke("show", shown["id"])).stdout
+    assert "tags       customer:7, red" in details
+    assert 'memo       {"by": "Ada"}' in details
+    assert "finish by  2100-01-31" in details
+
+    at = await start("shop/1.2.0", *total(5.0), "--start-at", "2100-01-31T09:00+01:00")
+    assert (await show(at))["due"] == "2100-01-31T08:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--delay", "soon"), "--delay is a time such as 90s"),
+        (("--start-at", "soon"), "--start-at is a moment such as"),
+        (("--finish-by", "2030-1-1"), "--finish-by is a moment such as"),
+        (("--delay", "1s", "--start-at", "2100-01-31"), "give delay or start_at"),
+        (("--tag", ""), "the tag '' is empty"),
+        (("--memo", "red"), "--memo is not JSON"),
+        (("--memo", "[1]"), "--memo is an object"),
+    ],
+    ids=str,
+)
+async def test_options_that_cannot_be_read_start_nothing(
+    client: aiki.Client, arguments: tuple[str, ...], words: str
+) -> None:
+    result = await invoke("start", "shop/1.2.0", *total(5.0), *arguments)
+    assert result.exit_code == Exit.USAGE
+    assert words in result.stderr
+    assert await client.count_runs() == {}

@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from aiki.store.connection import Wire
+from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
+from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
 from tests.faults.ledger import place
 
 # Methods of `Runs` that write, each with the places `before-…` (nothing is sent yet) and `after-…`
 # (done in the store, and nobody here has seen the reply).
-WRITES = ("commit_step", "commit_attempt", "abandon_step", "park", "finish", "release")
+WRITES = (
+    "commit_step", "commit_attempt", "abandon_step", "open_wait", "end_wait", "consume_message",
+    "park", "finish", "release",
+)  # fmt: skip
 
 
 class Traps:
@@ -61,6 +66,7 @@ def lay() -> None:
     """Make the places in this process: deaths around every write and claim, and lost replies."""
     for name in WRITES:
         setattr(Runs, name, _deadly(name, getattr(Runs, name)))
+    setattr(Mailbox, Mailbox.post.__name__, _deadly("post", Mailbox.post))
     claim, claimed = Runs.claim, Runs.claimed
 
     def deadly_claim(*args: Any, **kwargs: Any) -> Any:
@@ -73,6 +79,13 @@ def lay() -> None:
 
     setattr(Runs, claim.__name__, deadly_claim)
     setattr(Runs, claimed.__name__, deadly_claimed)
+    lay_losses(setattr)
+
+
+def lay_in_supervisor() -> None:
+    """Make the places in a supervisor: around what it does about schedules, and lost replies."""
+    for name in ("take", "fire", "tend"):
+        setattr(Schedules, name, _deadly(name, getattr(Schedules, name)))
     lay_losses(setattr)
 
 

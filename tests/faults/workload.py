@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from aiki import Run, current_step, fixed, task, workflow
+from aiki import Run, current_step, event, fixed, task, workflow
 from tests.faults.ledger import note, place
 from tests.faults.traps import die, lay
 
@@ -183,6 +183,25 @@ async def order_v1(run: Run, order: Order) -> Receipt:
         raise
     executions = dict(zip(STEPS, (first, second, third, fourth, fifth), strict=True))
     return Receipt(order.name, executions)
+
+
+letter = event("letter", str)
+errands = workflow("errands")
+
+
+@errands.v("1.0.0")
+async def errand_v1(run: Run, name: str) -> list[str]:
+    """Sleep, write to itself, wait for what does not come, and for what the test sends."""
+    begun = run.now()
+    await run.sleep("short", 0.01)
+    await run.sleep("long", 1.2)
+    await letter.send(run, run.id, f"to {name}")
+    own = await letter.wait(run)
+    none = await letter.wait(run, timeout=0.05)
+    slept = (run.now() - begun).total_seconds() >= 1.2
+    answer = await letter.wait(run, timeout=600)
+    await ship.start(run, name, "")
+    return [own, repr(none), str(slept), str(answer)]
 
 
 if multiprocessing.parent_process() is not None:

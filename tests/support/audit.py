@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -11,12 +12,14 @@ from tests.support.store import Dump, Scene
 
 # Every key that may be there, and which run it belongs to where it belongs to one.
 KEYS = (
-    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:stream:[^:]+)?",
+    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:children|:map:.+|:stream:[^:]+)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
-    r"index:(active|awaiting_retry|sleeping|awaiting_event|stalled|completed|failed|cancelled)/[^/:]+",
+    rf"index:(active|{'|'.join(Status)})/[^/:]+",
+    r"tag:.+",
     r"worker:[^:]+(:runs|:streams|:notices)?",
-    r"meta|streams|timers|workers|supervisors|quarantine|pulse|sweep",
+    r"schedule:[^:/{}]+",
+    r"meta|streams|schedules|timers|workers|supervisors|quarantine|pulse|sweep|unserved|cascades",
 )
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 
@@ -40,12 +43,19 @@ async def audit_indexes(scene: Scene) -> None:
         for name, record in dump.items()
         if re.fullmatch(r"run:[^:]+", name)
     }
-    for name in dump:
+    # Of a run that was deleted there is a memory and nothing else.
+    deleted = {run_id for run_id in records if records[run_id] == {"status": "deleted"}}
+    gone = {f"run:{run_id}" for run_id in deleted}
+    records = {run_id: records[run_id] for run_id in records.keys() - deleted}
+    for name in dump.keys() - gone:
         match = re.fullmatch("|".join(KEYS), name)
         if match is None or (match["run"] and match["run"] not in records):
             problems.append(f"nobody owns the key {name}")
     listed = _listed(dump, "index:")
+    tagged = _listed(dump, "tag:")
     timers = _members(dump, "timers")
+    deadlines = {member for member in timers if "!" in member}
+    timers -= deadlines
     alone = _members(dump, "quarantine")
     owned = Counter(
         (run_id, name.split(":")[1])
@@ -59,7 +69,8 @@ async def audit_indexes(scene: Scene) -> None:
         index = "active" if status in ACTIVE else status.value
         expected = {
             "listed": [f"index:{index}/{record['workflow']}"],
-            "timer": status in WAITING and record["wake"] != "",
+            "tagged": sorted(f"tag:{tag}" for tag in record.get("tags", "").splitlines()),
+            "timer": status is Status.SCHEDULED or (status in WAITING and record["wake"] != ""),
             "alone": record.get("quarantine") == "1" and status in ACTIVE,
             "owners": [record["owner"]] if status is Status.RUNNING else [],
             "offered": [_stream(record)] if status is Status.QUEUED else [],
@@ -67,6 +78,7 @@ async def audit_indexes(scene: Scene) -> None:
         }
         found = {
             "listed": listed.pop(run_id, []),
+            "tagged": sorted(tagged.pop(run_id, [])),
             "timer": run_id in timers,
             "alone": run_id in alone,
             "owners": [owner for run, owner in owned if run == run_id],
@@ -78,6 +90,14 @@ async def audit_indexes(scene: Scene) -> None:
             for what in expected
             if found[what] != expected[what]
         ]
+        # One that is needed no more stays until it falls due, or the run is removed.
+        allowed = {name for name in ("start", "finish") if f"{name}_by" in record}
+        needed = allowed if record["epoch"] == "0" else allowed - {"start"}
+        there = {name for name in ("start", "finish") if f"{run_id}!{name}" in deadlines}
+        if there - allowed or (needed - there and status not in FINAL and "cancel" not in record):
+            problems.append(f"{run_id} has the deadlines {there}, needs {needed} of {allowed}")
+        if record.get("pause") == "1" and (status is Status.QUEUED or status in WAITING):
+            problems.append(f"{run_id} is {status} and is to be paused")
         if status in FINAL and not ("result" in record) ^ ("failure" in record):
             problems.append(f"{run_id} is over and has not one outcome")
     for name, stream in dump.items():
@@ -85,10 +105,34 @@ async def audit_indexes(scene: Scene) -> None:
             noted = parse_streams(records[match[1]].get("streams", "").encode())
             if len(stream) != noted[match[2]].chunks:
                 problems.append(f"{name} has {len(stream)} chunks, and {noted} are noted")
+    problems += _audit_schedules(dump)
     known = set(records)
-    strays = set(listed) | (timers | alone | {run for run, _ in owned}) - known
+    timers |= {member.partition("!")[0] for member in deadlines}
+    strays = set(listed) | set(tagged) | (timers | alone | {run for run, _ in owned}) - known
     problems += [f"{run_id} is in an index and does not exist" for run_id in strays]
     assert not problems, "\n".join(problems)
+
+
+def _audit_schedules(dump: Dump) -> list[str]:
+    """Check that each schedule is listed, and as never due if it is paused."""
+    looked_at = {name.decode(): float(at) for name, at in dump.get("schedules", {}).items()}
+    records = {
+        name.removeprefix("schedule:"): record
+        for name, record in dump.items()
+        if name.startswith("schedule:")
+    }
+    problems = [f"schedule {name} is no schedule" for name in looked_at.keys() - records.keys()]
+    for name, record in records.items():
+        due, at = float(record[b"due"]), looked_at.get(name)
+        if at is None or (at == math.inf) != (record.get(b"paused") == b"1"):
+            problems.append(f"schedule {name}, due {due}, is looked at {at}")
+        waiting = [line.split()[0].decode() for line in record.get(b"buffer", b"").splitlines()]
+        problems += [
+            f"run {run_id} of schedule {name} is buffered and is there"
+            for run_id in waiting
+            if f"run:{run_id}" in dump
+        ]
+    return problems
 
 
 def _members(dump: Dump, name: str) -> set[str]:

@@ -8,7 +8,17 @@ from typing import Any
 
 from aiki.records import EntryKind, Ownership, ReadyEntry, StreamNote, entry_rest, stream_lines
 from aiki.states import Status
-from tests.support.store import ALONE, POOL, STREAM, VERSION, WORKFLOW, Scene, entry_of
+from aiki.store.children import NewChild
+from tests.support.store import (
+    ALONE,
+    POOL,
+    STREAM,
+    TIMEOUT,
+    VERSION,
+    WORKFLOW,
+    Scene,
+    entry_of,
+)
 
 RUN, WORKER, HEIR = "0-run", "worker-a", "worker-b"
 
@@ -72,18 +82,30 @@ async def opening(scene: Scene) -> list[Argument]:
 
 @call("start_runs", [[b"OK", RUN.encode()]])
 async def start(scene: Scene) -> list[Argument]:
-    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash"]
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", ""]
 
 
 @call("start_runs", [[b"OK", RUN.encode()]])
 async def start_with_key(scene: Scene) -> list[Argument]:
-    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash"]
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash", ""]
 
 
 @call("start_runs", [[b"CONFLICT", RUN.encode()]])
 async def start_in_conflict(scene: Scene) -> list[Argument]:
     await scene.start_run(run_id=RUN, key="key")
-    return [scene.store.store_id, "0-other", WORKFLOW, VERSION, POOL, b"{}", "key", "other"]
+    return [scene.store.store_id, "0-other", WORKFLOW, VERSION, POOL, b"{}", "key", "other", ""]
+
+
+@call("start_runs", [[b"OK", RUN.encode()]])
+async def start_with_tags_and_deadlines(scene: Scene) -> list[Argument]:
+    more = "start +60000\nfinish +90000\ntag customer:7\nmemo {}"
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", more]
+
+
+@call("start_runs", [[b"OK", RUN.encode()]])
+async def start_with_delay(scene: Scene) -> list[Argument]:
+    more = "at +60000\nfinish 9999999999999\ntag customer:7"
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "key", "hash", more]
 
 
 @call("register_worker", b"OK")
@@ -113,8 +135,7 @@ async def reading(scene: Scene) -> list[Argument]:
 
 @call("return_ready", b"OK")
 async def returning(scene: Scene) -> list[Argument]:
-    entry = await _delivered(scene)
-    return [STREAM, entry.entry]
+    return [STREAM, (await _delivered(scene)).entry]
 
 
 @call("claim_runs")
@@ -173,6 +194,27 @@ async def attempt(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.attempt(owner, "step#0", number=1)
     return [RUN, owner.token, "step#0", "60000", entry_rest(2, 2, 5, "a label", b"it failed")]
+
+
+@call("heartbeat_step", 0)
+async def heartbeat(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "step#0", entry_rest(2, 0, 5, "a label", b"\n40")]
+
+
+@call("heartbeat_step", 1)
+async def heartbeat_of_a_later_attempt(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    await scene.attempt(owner, "step#0", number=1)
+    return [RUN, owner.token, "step#0", entry_rest(2, 1, 70, "a label", b"it failed\n40")]
+
+
+@call("heartbeat_step", 0)
+async def heartbeat_that_comes_too_late(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0")
+    return [RUN, owner.token, "step#0", entry_rest(2, 0, 5, "a label", b"\n40")]
 
 
 @call("abandon_step", 0)
@@ -238,7 +280,7 @@ async def taking_of_a_message(scene: Scene) -> list[Argument]:
     return [RUN, owner.token, "event/paid#0", entry_of(owner, EntryKind.RESULT, b"1"), "1"]
 
 
-@call("read_news", [b"1", b"0", None, None, [b"1", b"event/paid\n1"]])
+@call("read_news", [b"1", b"0", None, None, [b"1", b"event/paid\n1"], None])
 async def reading_of_news(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.post(RUN)
@@ -384,6 +426,81 @@ async def removal_of_a_run_that_has_published(scene: Scene) -> list[Argument]:
     return ["0", "100", WORKFLOW]
 
 
+_CHILD = [WORKFLOW, VERSION, POOL]
+
+
+async def _parent(scene: Scene, *, policy: str = "cancel") -> Ownership:
+    """Give a run that has a child, which another worker owns."""
+    owner = await _owned(scene)
+    new = NewChild(WORKFLOW, VERSION, POOL, "", policy)
+    entry = entry_of(owner, EntryKind.RESULT, b'"0-child"')
+    await scene.store.children.start_child(owner, "child/x#0", entry, "0-child", new, b"{}")
+    return owner
+
+
+@call("start_child", 0)
+async def start_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    entry = entry_of(owner, EntryKind.RESULT, b'"0-child"')
+    return [RUN, owner.token, "child/x#0", entry, "0-child", "cancel", *_CHILD, b"{}", ""]
+
+
+@call("start_children", 0)
+async def start_of_children(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    some: list[Argument] = ["0", "0-first", b"{}", "1", "0-second", b"{}"]
+    return [RUN, owner.token, "map/x#0", _NO_PAYLOAD, "1", "2", "cancel", *_CHILD, "", *some]
+
+
+@call("consume_end", [2, b"completed", b"the outcome"])
+async def taking_of_a_childs_end(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.finish((await scene.take(await scene.register(name=HEIR))).ownership)
+    return [RUN, owner.token, "end/0-child#0", "1", _NO_PAYLOAD, "0-child", "1", "1000"]
+
+
+@call("consume_end", [b"WAIT"])
+async def taking_of_an_end_that_is_to_come(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    return [RUN, owner.token, "end/0-child#0", "1", _NO_PAYLOAD, "0-child", "", "1000"]
+
+
+@call("finish_run", b"OK")
+async def finish_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.park(owner, status=Status.AWAITING_CHILD)
+    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    return ["0-child", child.token, HEIR, "completed", b"1"]
+
+
+@call("finish_run", b"OK")
+async def finish_of_a_mapped_child(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.children.start_children(
+        owner, "map/x#0", _NO_PAYLOAD, NewChild(WORKFLOW, VERSION, POOL, "", "cancel"),
+        [(0, "0-child", b"{}")], strict=True, wake_at=1,
+    )  # fmt: skip
+    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    return ["0-child", child.token, HEIR, "failed", b"{}"]
+
+
+@call("start_children", 2)
+async def start_of_children_that_have_ended_meanwhile(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    some: list[Argument] = ["0", "0-first", b"{}"]
+    before = [RUN, owner.token, "map/x#0", _NO_PAYLOAD, "0", "0", "cancel", *_CHILD, "", *some]
+    await scene.script("start_children", *before)
+    await scene.finish((await scene.take(await scene.register(name=HEIR))).ownership)
+    return [RUN, owner.token, "map/x#0", _NO_PAYLOAD, "0", "1", "cancel", *_CHILD, ""]
+
+
+@call("cascade", 0)
+async def cascade(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.finish(owner)
+    return ["100"]
+
+
 @call("finish_run", b"OK")
 async def finish(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
@@ -403,6 +520,24 @@ async def stall_of_a_cancelled_run(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.cancel(RUN)
     return [RUN, owner.token, WORKER, "a reason"]
+
+
+@call("set_details", b"OK")
+async def details(scene: Scene) -> list[Argument]:
+    return [RUN, (await _owned(scene)).token, "half done"]
+
+
+@call("stall_unserved", [RUN.encode()], [])
+async def holding_the_unserved(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    return ["0", "60000", "100", "24 h"]
+
+
+@call("stall_unserved", [RUN.encode()], [])
+async def holding_the_unserved_that_are_cancelled(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    await scene.command("HSET", f"{scene.base}run:{RUN}", "cancel", "a reason")
+    return ["0", "60000", "100", "24 h"]
 
 
 @call("release_run", b"OK", b"STALE")
@@ -446,6 +581,38 @@ async def due_timers(scene: Scene) -> list[Argument]:
     return ["100"]
 
 
+@call("fire_timers", [1, b""], [0, b""])
+async def due_start(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000")
+    await scene.fall_due()
+    return ["100"]
+
+
+@call("fire_timers", [0, b""])
+async def deadline_of_an_unclaimed_run(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000\nstart +60000\nfinish +60000")
+    await scene.command("ZADD", scene.base + "timers", 1, RUN + "!start", 1, RUN + "!finish")
+    return ["100"]
+
+
+@call("fire_timers", [0, b""])
+async def deadline_of_a_running_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN, more="start +60000\nfinish +60000")
+    await scene.take(WORKER)
+    await scene.fall_due()
+    return ["100"]
+
+
+@call("remove_run", 1, 0)
+async def removal_of_a_tagged_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    more = "start +60000\nfinish +60000\ntag customer:7\ntag red"
+    owner = await scene.running(WORKER, run_id=RUN, more=more)
+    await scene.finish(owner)
+    return ["0", "100", WORKFLOW]
+
+
 @call("remove_run", 1, 0)
 async def removal(scene: Scene) -> list[Argument]:
     await scene.register(name=WORKER)
@@ -458,6 +625,12 @@ async def removal(scene: Scene) -> list[Argument]:
 @call("request_cancel", b"cancelled")
 async def cancel_of_an_unclaimed_run(scene: Scene) -> list[Argument]:
     await scene.start_run(run_id=RUN)
+    return [RUN, "a reason"]
+
+
+@call("request_cancel", b"cancelled")
+async def cancel_of_a_scheduled_run(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN, more="at +60000\nfinish +60000")
     return [RUN, "a reason"]
 
 
@@ -514,3 +687,173 @@ async def watch_of_an_end(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.finish(owner)
     return [RUN, scene.base + "inbox:x"]
+
+
+@call("start_runs", [[b"GONE", RUN.encode()]])
+async def start_of_a_run_that_was_deleted(scene: Scene) -> list[Argument]:
+    await scene.finish(await _owned(scene))
+    await scene.store.control.delete(RUN, timeout=TIMEOUT)
+    return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", ""]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_queued_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_parent(scene: Scene) -> list[Argument]:
+    await _parent(scene)
+    return [RUN, "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_child(scene: Scene) -> list[Argument]:
+    owner = await _parent(scene)
+    await scene.park(owner, status=Status.AWAITING_CHILD)
+    return ["0-child", "a reason"]
+
+
+@call("terminate_run", b"cancelled")
+async def termination_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0")
+    await scene.park(owner, "step#0")
+    return [RUN, "a reason"]
+
+
+@call("pause_run", [b"OK", b"running"])
+async def pause_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN]
+
+
+@call("pause_run", [b"OK", b"paused"])
+async def pause_of_a_queued_run(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    return [RUN]
+
+
+@call("pause_run", [b"OK", b"paused"])
+async def pause_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.attempt(owner, "step#0")
+    await scene.park(owner, "step#0")
+    return [RUN]
+
+
+@call("release_run", b"OK", b"STALE")
+async def release_of_a_run_that_is_to_rest(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.control.pause(RUN, timeout=TIMEOUT)
+    return [RUN, owner.epoch, WORKER]
+
+
+@call("request_cancel", b"queued")
+async def cancel_of_a_run_that_rests(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.release(RUN, owner.epoch, WORKER)
+    await scene.store.control.pause(RUN, timeout=TIMEOUT)
+    return [RUN, "a reason"]
+
+
+@call("resume_run", [b"OK", b"queued"])
+async def resumption(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    await scene.start_run(run_id=RUN)
+    await scene.store.control.pause(RUN, timeout=TIMEOUT)
+    return [RUN]
+
+
+@call("resume_run", [b"OK", b"queued"])
+async def resumption_of_a_stalled_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.stall(owner, "a reason")
+    return [RUN]
+
+
+@call("resume_run", [b"OK", b"running"])
+async def resumption_before_the_run_rests(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    await scene.store.control.pause(RUN, timeout=TIMEOUT)
+    return [RUN]
+
+
+async def _failed(scene: Scene) -> Ownership:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0", kind=EntryKind.FAILURE)
+    await scene.commit(owner, "step#1")
+    await scene.finish(owner, Status.FAILED)
+    return owner
+
+
+@call("retry_run", [b"OK", b"queued"])
+async def retry(scene: Scene) -> list[Argument]:
+    owner = await _failed(scene)
+    return [RUN, owner.epoch, "1", "step#0", "step#1"]
+
+
+@call("retry_run", [b"CHANGED"])
+async def retry_of_what_was_read_before(scene: Scene) -> list[Argument]:
+    await _failed(scene)
+    return [RUN, "0", "1", "step#0", "step#1"]
+
+
+@call("retry_later", b"OK", b"FENCED")
+async def attempt_later(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0", kind=EntryKind.FAILURE)
+    await scene.commit(owner, "step#1")
+    later = ["2", "1700000000000", "60000", "it failed", "1"]
+    return [RUN, owner.token, WORKER, *later, "step#0", "step#1"]
+
+
+@call("retry_later", b"OK", b"FENCED")
+async def attempt_of_a_cancelled_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.cancel(RUN)
+    return [RUN, owner.token, WORKER, "2", "1700000000000", "60000", "it failed", "0"]
+
+
+@call("continue_run", b"OK", b"FENCED")
+async def continuation(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0")
+    await scene.post(RUN)
+    return [RUN, owner.token, WORKER, b"{}"]
+
+
+@call("fork_run", [b"OK", b"0-fork"])
+async def fork(scene: Scene) -> list[Argument]:
+    await _failed(scene)
+    return [scene.store.store_id, "0-fork", RUN, RUN, "1", "step#0", "step#1"]
+
+
+@call("fork_run", [b"CHANGED"])
+async def fork_of_what_is_there_no_more(scene: Scene) -> list[Argument]:
+    await _failed(scene)
+    return [scene.store.store_id, "0-fork", RUN, RUN, "1", "step#2"]
+
+
+@call("delete_run", [b"OK"])
+async def deletion(scene: Scene) -> list[Argument]:
+    await scene.register(name=WORKER)
+    owner = await scene.running(WORKER, run_id=RUN, key="key")
+    await scene.commit(owner, "step#0")
+    await scene.finish(owner)
+    return [RUN, "7200"]
+
+
+@call("delete_run", [b"REFUSED", b"running"])
+async def deletion_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [RUN, "7200"]

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from aiki.records import Ownership, StreamNote
+from aiki.records import NextAttempt, Ownership, StreamNote
 from aiki.states import Status
+from aiki.store.children import Children, NewChild
+from aiki.store.control import Control
 from aiki.store.runs import Runs
 from aiki.store.streams import Streams
 
@@ -41,6 +43,10 @@ class MortalRuns(Runs):
     ) -> int | bytes:
         commit = super().commit_attempt
         return await self.write(owner, lambda: commit(owner, key, delay_ms, rest))
+
+    async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
+        beat = super().heartbeat_step
+        return await self.write(owner, lambda: beat(owner, key, rest))
 
     async def abandon_step(
         self, owner: Ownership, key: str, entry: bytes, *, deliver_cancel: bool = False
@@ -117,7 +123,7 @@ class MortalRuns(Runs):
         return await super().release(run_id, epoch, incarnation)
 
     async def write(self, owner: Ownership, send: Callable[[], Awaitable[T]]) -> T:
-        """Make a write, unless the owner is dead."""
+        """Make a write about a run, if its owner still may."""
         run_id = owner.run_id
         left = self.left.get(run_id)
         if left == 0:
@@ -154,3 +160,60 @@ class MortalStreams(Streams):
     ) -> int | bytes:
         publish, noted = super().publish, dict(notes)
         return await self._runs.write(owner, lambda: publish(owner, published, noted, chunks))
+
+
+class MortalControl(Control):
+    """The same for what an owner does to let its run go on in another way."""
+
+    def __init__(self, control: Control, runs: MortalRuns) -> None:
+        vars(self).update(vars(control))
+        self._runs = runs
+
+    async def retry_later(self, owner: Ownership, attempt: NextAttempt) -> bytes:
+        later = super().retry_later
+        return await self._runs.write(owner, lambda: later(owner, attempt))
+
+    async def continue_run(self, owner: Ownership, payload: bytes) -> bytes:
+        anew = super().continue_run
+        return await self._runs.write(owner, lambda: anew(owner, payload))
+
+
+class MortalChildren(Children):
+    """Lets the same owners die in the middle of what they do with the children of their runs."""
+
+    def __init__(self, children: Children, runs: MortalRuns) -> None:
+        vars(self).update(vars(children))
+        self._write = runs.write
+
+    async def start_child(  # noqa: PLR0917 - as what it stands for
+        self, owner: Ownership, key: str, entry: bytes, child_id: str, new: NewChild, payload: bytes
+    ) -> int | bytes:
+        start = super().start_child
+        return await self._write(owner, lambda: start(owner, key, entry, child_id, new, payload))
+
+    async def start_children(
+        self,
+        owner: Ownership,
+        key: str,
+        rest: bytes,
+        new: NewChild,
+        some: Sequence[tuple[int, str, bytes]],
+        *,
+        strict: bool,
+        wake_at: int,
+    ) -> int | bytes:
+        start = super().start_children
+        return await self._write(
+            owner,
+            lambda: start(owner, key, rest, new, some, strict=strict, wake_at=wake_at),
+        )
+
+    async def consume_end(
+        self, owner: Ownership, key: str, written: int, rest: bytes, child_id: str, *,
+        number: int, room: int,
+    ) -> Any:  # fmt: skip
+        consume = super().consume_end
+        return await self._write(
+            owner,
+            lambda: consume(owner, key, written, rest, child_id, number=number, room=room),
+        )

@@ -12,7 +12,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from aiki import Run, TaskFailed, Workflow, WorkflowVersion, current_step, task, workflow
+from aiki import (
+    Run,
+    TaskFailed,
+    Workflow,
+    WorkflowVersion,
+    current_step,
+    event,
+    task,
+    workflow,
+)
+
+mail = event("mail", str)
+never = event("never")
 
 SHORT = 0.05  # a time-out that passes while a step hangs
 LONG = 30.0  # one that never does
@@ -113,6 +125,29 @@ class Play:
             raise
         self.see(f"got {label}")
         return result
+
+    async def nap(self, label: str, seconds: float) -> str:
+        """Sleep, and tell as what."""
+        return await self.wait(f"nap {label}", self.run.sleep(label, seconds))
+
+    async def post(self, label: str) -> str:
+        """Send a message to this run itself."""
+        return await self.wait(f"post {label}", mail.send(self.run, self.run.id, label))
+
+    async def take(self, label: str, timeout: float | None = None) -> str:
+        """Wait for a message."""
+        wait = mail.wait(self.run) if timeout is None else mail.wait(self.run, timeout=timeout)
+        return await self.wait(f"take {label}", wait)
+
+    async def wait(self, label: str, coming: Coroutine[Any, Any, object]) -> str:
+        self.see(f"ask {label}")
+        try:
+            found = str(await coming)
+        except BaseException as error:
+            self.see(f"{type(error).__name__} {label}")
+            raise
+        self.see(f"got {label}: {found}")
+        return found
 
     def work(self, label: str) -> Coroutine[Any, Any, str]:
         return self.step(work, label)
@@ -297,59 +332,6 @@ async def steps_left_pending_at_the_end(play: Play) -> str:
     result = await play.work("over")
     assert not any(each.done() for each in left)
     return result
-
-
-@program("late AFTER")
-async def a_step_that_times_out(play: Play) -> str:
-    try:
-        async with asyncio.timeout(SHORT):
-            await play.hangs("a")
-    except TimeoutError:
-        return " ".join(["late", await play.work("after")])
-    return "in time"
-
-
-@program("late AFTER")
-async def a_step_that_swallows_the_cancellation_of_its_time_out(play: Play) -> str:
-    try:
-        async with asyncio.timeout(SHORT):
-            await play.step(refuses_to_end)
-    except TimeoutError:
-        return " ".join(["late", await play.work("after")])
-    return "in time"
-
-
-@program("late AFTER")
-async def a_time_out_beside_a_branch_that_watches_it(play: Play) -> str:
-    """Let what comes after a time-out depend on it in another branch."""
-    seen: list[str] = []
-
-    async def timed() -> None:
-        try:
-            await asyncio.wait_for(play.hangs("a"), SHORT)
-        except TimeoutError:
-            seen.append("late")
-
-    async def watching() -> None:
-        while not seen:
-            await play.step(tick)
-
-    await asyncio.gather(timed(), watching())
-    return " ".join([*seen, await play.work("after")])
-
-
-@program("outer AFTER")
-async def time_outs_in_time_outs(play: Play) -> str:
-    try:
-        async with asyncio.timeout(SHORT):
-            try:
-                async with asyncio.timeout(LONG):
-                    await asyncio.gather(play.hangs("a"), play.work("b"), play.hangs("c"))
-            except TimeoutError:
-                return "inner"
-    except TimeoutError:
-        return " ".join(["outer", await play.work("after")])
-    return "in time"
 
 
 @program("cancelled A AFTER")

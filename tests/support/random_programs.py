@@ -42,11 +42,16 @@ def make_program(rng: random.Random, depth: int, labels: list[str]) -> Node:
     if depth == 0 or rng.random() < 0.15:
         if not labels or rng.random() < 0.8:
             labels.append(f"s{len(labels)}")
-        return [rng.choice([*["work"] * 4, *["echo"] * 3, *["breaks"] * 3, "late"]), labels[-1]]
+        return [rng.choice(LEAVES), labels[-1]]
     kind = rng.choice(list(MEMBERS))
     members = [make_program(rng, depth - 1, labels) for _ in range(rng.randint(*MEMBERS[kind]))]
     return [kind, *members]
 
+
+LEAVES = [
+    *["work"] * 4, *["echo"] * 3, *["breaks"] * 3, "late", *["nap"] * 2, "late nap", *["post"] * 3,
+    *["take"] * 3, "told",
+]  # fmt: skip
 
 # How many members a node has
 MEMBERS = {
@@ -69,6 +74,20 @@ async def perform(play: Play, node: Node) -> None:
     elif kind == "late":
         async with asyncio.timeout(SHORT):
             await play.step(hangs, rest[0])
+    elif kind == "nap":
+        await play.nap(rest[0], random.choice([0, 0.002, 0.01]))
+    elif kind == "late nap":  # or in time, where it parks: that forgets what the handler counts
+        async with asyncio.timeout(SHORT / 2):
+            await play.nap(rest[0], SHORT)
+    elif kind == "post":
+        await play.post(f"{rest[0]} {len(play.trace)}")
+    elif kind == "take":
+        await play.take(rest[0], timeout=0.005)
+    elif kind == "told":
+        drawn = (play.run.uuid(), play.run.random())
+        told = play.run.now()
+        await play.work(rest[0])
+        play.see(f"told {told} {drawn}")
     elif kind == "echo":  # another step for each order in which the branches came to it
         await play.work(f"{rest[0]} {len(play.trace)}")
     else:

@@ -16,9 +16,13 @@ from aiki.records import (
     EntryKind,
     Ownership,
     ReadyEntry,
+    ScheduleRecord,
+    StoredSchedule,
     closed_entry,
     entry_rest,
 )
+from aiki.schedule import every as by_interval
+from aiki.schedule import timing
 from aiki.states import Status
 from aiki.store import Store
 from aiki.store.connection import Address
@@ -73,9 +77,12 @@ class Scene:
         key: str = "",
         version: str = VERSION,
         digest: str = "hash",
+        more: str = "",
     ) -> str:
         """Start a run."""
-        new = NewRun(run_id or new_run_id(0), WORKFLOW, version, POOL, b'{"order":1}', key, digest)
+        new = NewRun(
+            run_id or new_run_id(0), WORKFLOW, version, POOL, b'{"order":1}', key, digest, more
+        )
         (started,) = await self.store.runs.start([new], timeout=TIMEOUT)
         if isinstance(started, AikiError):
             raise started
@@ -173,11 +180,17 @@ class Scene:
         mailbox = self.store.mailbox
         await mailbox.post(run_id, topic, payload, message_id=message_id, timeout=TIMEOUT)
 
-    async def parked(self, incarnation: str = "", *, delay: float = 60.0) -> Ownership:
+    async def parked(
+        self,
+        incarnation: str = "",
+        *,
+        delay: float = 60.0,
+        status: Status = Status.AWAITING_RETRY,
+    ) -> Ownership:
         """Start a run, claim it, and park it behind a failed attempt."""
         owner = await self.running(incarnation)
         await self.attempt(owner, "step#0", delay=delay)
-        assert await self.park(owner, "step#0") == b"PARKED"
+        assert await self.park(owner, "step#0", status=status) == b"PARKED"
         return owner
 
     async def fall_due(self) -> None:
@@ -185,6 +198,59 @@ class Scene:
         timers = self.base + "timers"
         for run_id in await self.command("ZRANGE", timers, 0, -1):
             await self.command("ZADD", timers, 1, run_id)
+
+    async def stall_unserved(self) -> list[bytes]:
+        """Hold every run whose version nobody serves now: what a long time would do."""
+        ids: list[bytes] = await self.script("stall_unserved", 0, 60_000, 100, "24 h")
+        return ids
+
+    async def queued_long_ago(self, hours: float) -> str:
+        """Have a run that has waited for so long: the first of its stream."""
+        run_id = await self.start_run()
+        stream, key = self.base + STREAM, f"{self.base}run:{run_id}"
+        queued = int((await self.record(run_id))["since"]) - round(hours * 3_600_000)
+        await self.command("DEL", stream)
+        await self.command("XGROUP", "CREATE", stream, "workers", "0", "MKSTREAM")
+        entry = await self.command("XADD", stream, f"{queued}-0", "run", run_id, "epoch", "0")
+        await self.command("HSET", key, "since", queued, "entry", entry)
+        await self.command("ZADD", f"{self.base}index:active/{WORKFLOW}", queued, run_id)
+        return run_id
+
+    async def listed(self, count: int = 1000, **asked: Any) -> list[str]:
+        """Read the first of a listing."""
+        return await (await self.store.catalog.reading(**asked)).next(count)
+
+    async def schedule(
+        self,
+        name: str = "a schedule",
+        *,
+        overlap: str = "skip",
+        every: float = 3600,
+        due_in: float = 3600,
+        replace: bool = False,
+        more: str = "",
+    ) -> StoredSchedule:
+        """Activate a schedule whose next planned time is so many seconds away."""
+        rule = timing(by_interval(every))
+        new = StoredSchedule(
+            name, f"{overlap} {rule}", WORKFLOW, VERSION, POOL, b"{}", overlap, rule.to_json(), more
+        )
+        now = await self.store.schedules.now(timeout=TIMEOUT)
+        planned = now + round(due_in * 1000)
+        await self.store.schedules.activate(new, planned, planned, replace=replace, timeout=TIMEOUT)
+        return new
+
+    async def schedule_record(self, name: str = "a schedule") -> ScheduleRecord:
+        """Read a schedule."""
+        return await self.store.schedules.record(name, timeout=TIMEOUT)
+
+    async def trigger(
+        self, run_id: str, *, name: str = "a schedule", overlap: str = "", occurrence: int = 1000
+    ) -> tuple[str, list[str]]:
+        """Ask for a run of a schedule."""
+        return await self.store.schedules.trigger(
+            name, overlap, run_id, occurrence, timeout=TIMEOUT
+        )
 
     async def finish(self, owner: Ownership, status: Status = Status.COMPLETED) -> bytes:
         """End a run."""
@@ -293,13 +359,13 @@ def glob_of(text: str) -> str:
 
 
 def without_clocks(dump: Dump) -> Dump:
-    """Leave out the times that are written anew whenever somebody beats or looks."""
+    """Leave out what is written anew whenever somebody beats or looks."""
     clocks = {
         name: sorted(dump[name])
-        for name in ("workers", "supervisors", "pulse", "sweep")
+        for name in ("workers", "supervisors", "schedules", "pulse", "sweep")
         if isinstance(dump.get(name), dict)
     }
-    return {**dump, **clocks}
+    return {name: value for name, value in dump.items() if name != "unserved"} | clocks
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'owner', 'unread', 'reason')
-if not f[1] then
+local f = redis.call('HMGET', run, 'status', 'owner', 'unread', 'reason', 'ends')
+if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 end
 if ARGV[7] ~= '' then
@@ -31,12 +31,12 @@ end
 if f[1] == 'stalled' or (f[1] == 'paused' and ARGV[7] == '') then
   return { 'HELD', f[1], f[4] or '' }
 end
-local unread, size = redis.call('HLEN', run .. ':mailbox'), tonumber(f[3]) or 0
+local unread, size = redis.call('HLEN', run .. ':mailbox') - (f[5] or 0), tonumber(f[3]) or 0
 if unread >= tonumber(ARGV[5]) or size + #ARGV[4] > tonumber(ARGV[6]) then
   return { 'FULL', unread, size }
 end
 local at = now()
-put_mail(id, run, f, ARGV[4], ms(at))
+put_mail(id, run, f, ARGV[4], ms(at), 'unread')
 if ARGV[3] == '' then
   redis.call('ZADD', run .. ':seen', '+inf', ARGV[2])
 else

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, index, finish
+-- uses: clock, waits, ready, index, enqueue, stir, mail, family, finish
 -- End a run with its handler's outcome; steps still pending are marked abandoned. Why a run is
 -- cancelled is taken from its record: its owner was told that it is, not why.
 -- KEYS  the key prefix
@@ -10,7 +10,8 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'token', 'workflow', 'watchers', 'quarantine', 'cancel')
+local f = redis.call('HMGET', run, 'token', 'workflow', 'watchers', 'quarantine', 'cancel',
+  'kin')
 if f[1] ~= ARGV[2] then
   return f[1] == 'ended:' .. ARGV[2] and 'OK' or 'FENCED'
 end
@@ -19,7 +20,8 @@ for i = 6, #ARGV, 2 do
 end
 local field = ARGV[4] == 'completed' and 'result' or 'failure'
 local payload = ARGV[4] == 'cancelled' and f[5] or ARGV[5]
-finish(id, run, f[2], f[3], 'running', ARGV[4], field, payload, 'ended:' .. ARGV[2], ms(now()))
+finish(id, run, f[2], f[3], 'running', ARGV[4], field, payload, 'ended:' .. ARGV[2],
+  ms(now()), f[6])
 redis.pcall('SREM', p .. 'worker:' .. ARGV[3] .. ':runs', id)
 if f[4] == '1' then
   redis.pcall('ZREM', p .. 'quarantine', id)

@@ -11,8 +11,8 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'owner', 'unread')
-if not f[1] then
+local f = redis.call('HMGET', run, 'status', 'owner', 'unread', 'ends')
+if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 end
 if redis.call('ZSCORE', run .. ':seen', ARGV[2]) then
@@ -27,12 +27,12 @@ end
 if f[1] == 'completed' or f[1] == 'failed' or f[1] == 'cancelled' then
   return { 'OVER', f[1] }
 end
-local unread, size = redis.call('HLEN', run .. ':mailbox'), tonumber(f[3]) or 0
+local unread, size = redis.call('HLEN', run .. ':mailbox') - (f[4] or 0), tonumber(f[3]) or 0
 if unread >= tonumber(ARGV[5]) or size + #ARGV[4] > tonumber(ARGV[6]) then
   return { 'FULL', unread, size }
 end
 local at = now()
-put_mail(id, run, f, ARGV[4], ms(at))
+put_mail(id, run, f, ARGV[4], ms(at), 'unread')
 if ARGV[3] == '' then
   redis.call('ZADD', run .. ':seen', '+inf', ARGV[2])
 else

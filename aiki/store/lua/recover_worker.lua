@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, again, index, enqueue, finish
+-- uses: clock, waits, ready, again, index, enqueue, stir, mail, family, finish
 -- Give back what a worker that is gone still holds, in batches. Marks the lease dead first and
 -- removes it with the last batch, so that whoever comes next can finish the job. What the worker
 -- said of itself is kept for an hour more, so that a register sent again late finds it dead.
@@ -8,7 +8,7 @@
 --       death against each run, ms within which a run that was recovered before is counted all
 --       the same ('' for none), deaths before quarantine, deaths before stalling, batch size
 -- Reply {'DONE' or 'MORE' or 'ALIVE', runs given back, runs stalled}
--- From  running -> queued; stalled where it ended too many workers, or cancelled where it was
+-- From  running -> queued, or paused where that is asked for; stalled where it ended too many workers, or cancelled where it was
 --       wanted before
 local p = KEYS[1]
 local incarnation = ARGV[1]
@@ -34,7 +34,7 @@ local function give_back(id)
   local run = p .. 'run:' .. id
   local r = queue_fields(run)
   local f = redis.call('HMGET', run, 'status', 'owner', 'deaths', 'recovered', 'death_log',
-    'progress', 'cancel', 'cancel_at', 'watchers')
+    'progress', 'cancel', 'cancel_at', 'watchers', 'kin')
   if f[1] ~= 'running' or f[2] ~= incarnation then
     return
   end
@@ -60,7 +60,8 @@ local function give_back(id)
   redis.call('HSET', run, 'epoch', r[4], 'deaths', deaths, 'progress', progress,
     'death_log', log)
   if f[7] and not f[8] then
-    finish(id, run, r[1], f[9], 'running', 'cancelled', 'failure', f[7], '', ms(at))
+    finish(id, run, r[1], f[9], 'running', 'cancelled', 'failure', f[7], '', ms(at),
+      f[10])
   else
     redis.call('HSET', run, 'status', 'stalled', 'since', ms(at), 'owner', '', 'token', '',
       'reason', 'It ended ' .. deaths .. ' worker processes without progress:\n' .. log)

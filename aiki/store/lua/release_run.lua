@@ -4,7 +4,7 @@
 -- KEYS  the key prefix
 -- ARGV  run id, epoch, incarnation
 -- Reply 'OK'; 'STALE' where this incarnation does not own the run at that epoch
--- From  running -> queued
+-- From  running -> queued, or paused where that is asked for
 local p = KEYS[1]
 local id, epoch, incarnation = ARGV[1], ARGV[2], ARGV[3]
 local run = p .. 'run:' .. id

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- uses: clock
+-- uses: clock, remove
 -- Remove finished runs whose retention is over, each with every key and index entry it has.
 -- KEYS  the key prefix
 -- ARGV  retention in ms, how many at most, workflows
 -- Reply runs removed
 -- From  completed, failed, cancelled
 local p = KEYS[1]
-local before = ms(now() - ARGV[1])
+local at = now()
+local before = ms(at - ARGV[1])
 local left = tonumber(ARGV[2])
 for i = 3, #ARGV do
   for _, status in ipairs({ 'completed', 'failed', 'cancelled' }) do
@@ -15,18 +16,16 @@ for i = 3, #ARGV do
     for _, id in ipairs(due) do
       local run = p .. 'run:' .. id
       -- A listing may be wrong; a run that is not over is never removed.
-      local f = redis.pcall('HMGET', run, 'status', 'reference', 'streams')
-      if f[1] == status then
-        if f[2] then
-          redis.call('DEL', p .. f[2])
+      local f = redis.pcall('HMGET', run, 'status', 'held', 'parent')
+      -- A child is kept until its parent has taken its end, or is over itself.
+      if f[1] == status and is_awaited(f[2], f[3]) then
+        redis.call('ZADD', index, ms(at), id)
+      else
+        if f[1] == status then
+          remove(id, run)
         end
-        -- Its owner notes its streams, each in a line: three words and the topic.
-        for topic in string.gmatch(f[3] or '', '%S+ %S+ %S+ ([^\n]+)\n') do
-          redis.call('UNLINK', run .. ':stream:' .. topic)
-        end
-        redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen')
+        redis.call('ZREM', index, id)
       end
-      redis.call('ZREM', index, id)
     end
     left = left - #due
   end

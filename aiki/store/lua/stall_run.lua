@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, index, finish
+-- uses: clock, waits, ready, index, enqueue, stir, mail, family, finish
 -- Hold a run that must not go on as it is, until somebody repairs it. Where a cancel is wanted
 -- that its handler has not seen, nobody will: the run ends here.
 -- KEYS  the key prefix
@@ -10,13 +10,14 @@ local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
 local f = redis.call('HMGET', run, 'token', 'workflow', 'quarantine', 'cancel', 'cancel_at',
-  'watchers')
+  'watchers', 'kin')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
 local at = ms(now())
 if f[4] and not f[5] then
-  finish(id, run, f[2], f[6], 'running', 'cancelled', 'failure', f[4], '', at)
+  finish(id, run, f[2], f[6], 'running', 'cancelled', 'failure', f[4], '', at,
+    f[7])
 else
   redis.call('HSET', run, 'status', 'stalled', 'since', at, 'owner', '', 'token', '',
     'reason', ARGV[4])

@@ -9,7 +9,7 @@ local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
 local f = redis.call('HMGET', run, 'status', 'owner')
-if not f[1] then
+if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 end
 if redis.call('ZSCORE', run .. ':seen', ARGV[2]) then
@@ -22,5 +22,6 @@ local at = now()
 local status = stir(id, run, f[1], f[2], ms(at))
 redis.call('HINCRBY', run, 'wakes', 1)
 redis.call('HINCRBY', run, 'news', 1)
+redis.call('ZREMRANGEBYSCORE', run .. ':seen', '-inf', ms(at))
 redis.call('ZADD', run .. ':seen', ms(at + ARGV[3]), ARGV[2])
 return { 'OK', status }

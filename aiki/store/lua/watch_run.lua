@@ -6,7 +6,7 @@
 local p = KEYS[1]
 local run = p .. 'run:' .. ARGV[1]
 local f = redis.call('HMGET', run, 'status', 'watchers', 'result', 'failure')
-if not f[1] then
+if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 end
 if f[1] == 'completed' then

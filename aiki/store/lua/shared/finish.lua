@@ -1,7 +1,7 @@
--- finish(id, run, workflow, watchers, from, to, field, payload, token, at): end a run for good.
--- Its place in the index of its last status, by time, is also its retention. Watchers are sent
--- the outcome too, unless it is so long that they had better ask for it.
-local function finish(id, run, workflow, watchers, from, to, field, payload, token, at)
+-- finish(id, run, workflow, watchers, from, to, field, payload, token, at, kin): end a run for
+-- good. Its place in the index of its last status, by time, is also its retention. Watchers are
+-- sent the outcome too, unless it is so long that they had better ask for it.
+local function finish(id, run, workflow, watchers, from, to, field, payload, token, at, kin)
   redis.call('HSET', run, 'status', to, 'since', at, 'owner', '', 'token', token, field, payload)
   move(id, workflow, from, to, at)
   if watchers then
@@ -9,5 +9,8 @@ local function finish(id, run, workflow, watchers, from, to, field, payload, tok
     for inbox in string.gmatch(watchers, '[^\n]+') do
       redis.pcall('PUBLISH', inbox, message)
     end
+  end
+  if kin then
+    family(id, run, kin, to, at)
   end
 end

@@ -1,0 +1,17 @@
+"""What scripts answer about the run that was asked for, as the errors of whoever asked."""
+
+from __future__ import annotations
+
+from aiki.errors import InvalidTransition, NotFound
+
+
+def found(run_id: str, word: bytes) -> bytes:
+    """Give a script's word; raise `NotFound` where it says that there is no such run."""
+    if word == b"NONE":
+        raise NotFound(f"there is no run {run_id!r}; it never existed, or it is not kept any more")
+    return word
+
+
+def refusal(run_id: str, status: bytes, to: str, hint: str) -> InvalidTransition:
+    """Say from where to where a run cannot go, and what there is to do instead."""
+    return InvalidTransition(f"run {run_id} cannot go from {status.decode()} to {to}; {hint}")

@@ -1,0 +1,33 @@
+-- is_awaited(held, parent): whether the record of a child is held for a parent that is not over.
+-- remove(id, run): remove a run that is over, with every key and entry it has but that in the
+-- listing of its status.
+local function is_awaited(held, parent)
+  local status = held and parent and redis.pcall('HGET', p .. 'run:' .. parent, 'status')
+  return type(status) == 'string' and status ~= 'completed' and status ~= 'failed'
+    and status ~= 'cancelled' and status ~= 'deleted'
+end
+local function remove(id, run)
+  local f = redis.call('HMGET', run, 'reference', 'tags', 'start_by', 'finish_by', 'maps', 'kin',
+    'streams')
+  if f[1] then
+    redis.call('DEL', p .. f[1])
+  end
+  for tag in string.gmatch(f[2] or '', '[^\n]+') do
+    redis.pcall('ZREM', p .. 'tag:' .. tag, id)
+  end
+  if f[3] or f[4] then
+    redis.pcall('ZREM', p .. 'timers', id .. '!start', id .. '!finish')
+  end
+  for map in string.gmatch(f[5] or '', '[^\n]+') do
+    redis.call('UNLINK', run .. ':map:' .. map)
+  end
+  if f[6] then
+    redis.call('UNLINK', run .. ':children')
+    redis.pcall('SREM', p .. 'cascades', id)
+  end
+  -- Its owner notes its streams, each in a line: three words and the topic.
+  for topic in string.gmatch(f[7] or '', '%S+ %S+ %S+ ([^\n]+)\n') do
+    redis.call('UNLINK', run .. ':stream:' .. topic)
+  end
+  redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen')
+end

@@ -1,0 +1,62 @@
+"""Reading a run's record as a whole, for whoever looks at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiki.records import RunSnapshot
+from aiki.states import WAITING, Status
+
+# As `snapshot` reads them
+TEXTS = (
+    "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
+    "waits", "cancel", "reason", "deaths", "quarantine", "start_by", "finish_by", "tags", "memo",
+    "details", "attempt", "generation", "forked_from", "cancel_at",
+)  # fmt: skip
+PAYLOADS = ("input", "result", "failure")
+
+
+def snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
+    """Read a record from the values of `TEXTS`, and of `PAYLOADS` where these were asked for."""
+    # A damaged record is shown as far as it can be read: it must not hide the others in a list.
+    text = [None if value is None else value.decode(errors="replace") for value in reply[:23]]
+    workflow, version, pool, status, created, since, epoch, owner = text[:8]
+    wake, waits, cancel, reason, deaths, quarantine = text[8:14]
+    start_by, finish_by, tags, memo, details, attempt, generation, forked_from = text[14:22]
+    payload, result, failure = reply[23:] or (b"", None, None)
+    return RunSnapshot(
+        run_id,
+        workflow or "",
+        version or "",
+        pool or "",
+        Status(status or ""),
+        _number(created),
+        _number(since),
+        _number(epoch),
+        owner or "",
+        _number(wake) if wake and status in _WITH_WAKE else None,
+        waits.split("\n") if waits and status in WAITING else [],
+        cancel,
+        reason or "",
+        _number(deaths),
+        quarantine == "1",
+        payload,
+        result,
+        failure,
+        _number(start_by) or None,
+        _number(finish_by) or None,
+        tuple(tags.split("\n")) if tags else (),
+        (memo or "{}").encode(),
+        details or "",
+        _number(attempt) or 1,
+        _number(generation),
+        forked_from or "",
+        text[22] or "",
+    )
+
+
+_WITH_WAKE = WAITING | {Status.SCHEDULED}
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0

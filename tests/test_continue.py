@@ -1,0 +1,195 @@
+"""Runs that begin anew with a fresh journal, under the id that they have."""
+
+import asyncio
+
+import pytest
+
+from aiki import (
+    DataError,
+    NotFound,
+    Run,
+    RunCancelled,
+    Status,
+    awakeable,
+    current_step,
+    event,
+    resolve,
+    task,
+    workflow,
+)
+from tests.support.app import App, becomes
+from tests.support.cancels import Site
+from tests.support.lives import one_life
+from tests.support.waiting import eventually
+
+told = event("told", int)
+
+
+@pytest.fixture
+def site(app: App) -> Site:
+    return Site(app)
+
+
+async def test_each_generation_has_its_own_input_journal_keys_and_random_numbers(
+    app: App,
+) -> None:
+    @task
+    async def keyed(number: int) -> str:
+        app.ledger.note(f"{number} {current_step().key}")
+        return current_step().key
+
+    drawn: set[str] = set()
+
+    async def handler(run: Run, left: int, seen: list[str]) -> list[str]:
+        drawn.add(f"{run.uuid()} {run.random()}")
+        assert run.generation == len(seen)
+        key = await keyed.start(run, 1)
+        if left:
+            await run.continue_as_new(left - 1, seen=[*seen, key])
+        return [*seen, key]
+
+    version = workflow("anew").v("1.0.0", exec=handler)
+    await app.serve(version)
+    handle = await version.start(app.client, 2, [])
+    keys = await handle.wait_for_completion(60)
+    assert len(set(keys)) == 3
+    assert keys[0].startswith(f"{handle.id}/")
+    assert keys[2].startswith(f"{handle.id}~2/")
+    assert [line.split()[0] for line in app.ledger.lines()] == ["1"] * 3, "each once"
+    assert len(drawn) == 3
+    assert len(await handle.journal()) == 1, "that of the last generation"
+    assert (await handle.describe()).generation == 2
+
+
+async def test_what_was_sent_and_not_taken_is_carried_over_in_order_and_once(app: App) -> None:
+    async def handler(run: Run, sum_: int, left: int) -> int:
+        for _ in range(2):
+            sum_ = 10 * sum_ + await told.wait(run)
+        if left > 1:
+            await run.continue_as_new(sum_, left - 1)
+        return sum_
+
+    version = workflow("counting").v("1.0.0", exec=handler)
+    handle = await version.start(app.client, 0, 3)
+    for number in range(1, 6):
+        await told.send(handle, number, idempotency_key=f"n{number}")
+    await app.serve(version)
+    await becomes(handle, Status.AWAITING_EVENT)
+    await told.send(handle, 1, idempotency_key="n1")  # it came in the first generation
+    await told.send(handle, 6)
+    assert await handle.wait_for_completion(60) == 123456
+
+
+async def test_a_token_of_an_older_generation_resolves_nothing_in_a_later_one(app: App) -> None:
+    tokens: list[str] = []
+
+    async def handler(run: Run, again: bool) -> str:  # noqa: FBT001 - the input of a run
+        promise, spare = awakeable(run, "approval", str), awakeable(run, "spare", str)
+        if promise.token not in tokens:
+            tokens.extend([promise.token, spare.token])
+        if again:
+            assert await promise.wait() == "first"
+            await run.continue_as_new(again=False)
+        return f"{await promise.wait()} {await spare.wait()}"
+
+    version = workflow("approving").v("1.0.0", exec=handler)
+    await app.serve(version)
+    handle = await version.start(app.client, again=True)
+    await becomes(handle, Status.AWAITING_EVENT)
+    await resolve(app.client, tokens[0], "first")
+    await eventually(lambda: len(tokens) == 4, what="the next generation")
+    await becomes(handle, Status.AWAITING_EVENT)
+    await resolve(app.client, tokens[0], "it was resolved before, so this does nothing")
+    with pytest.raises(NotFound):
+        await resolve(app.client, tokens[1], "too late")
+    await resolve(app.client, tokens[2], "second")
+    await resolve(app.client, tokens[3], "spare")
+    assert await handle.wait_for_completion(60) == "second spare"
+
+
+async def test_an_input_that_does_not_fit_is_refused_in_the_handler(site: Site) -> None:
+    async def handler(run: Run, number: int) -> str:
+        with pytest.raises(DataError, match="number"):
+            await run.continue_as_new("much")
+        return await site.work.start(run, str(number))
+
+    version = workflow("refusing").v("1.0.0", exec=handler)
+    await site.app.serve(version)
+    assert await site.app.result(version.bind(1)) == "1"
+
+
+async def test_what_is_still_under_way_is_given_up(site: Site) -> None:
+    async def handler(run: Run, again: bool) -> str:  # noqa: FBT001 - the input of a run
+        if not again:
+            return await site.work.start(run, "b")
+        left = asyncio.create_task(site.hangs.start(run, "a"))
+        await site.work.start(run, "x")
+        try:
+            await run.continue_as_new(again=False)
+        except Exception:  # noqa: BLE001 - nothing is raised that it could catch
+            return "caught"
+        finally:
+            left.cancel()
+
+    version = workflow("leaving").v("1.0.0", exec=handler)
+    await site.app.serve(version)
+    assert await site.app.result(version.bind(again=True)) == "b"
+
+
+async def test_a_cancel_that_it_has_not_met_is_met_in_the_next_generation_or_before(
+    site: Site,
+) -> None:
+    async def handler(run: Run, number: int) -> None:
+        try:
+            await site.work.start(run, str(number))
+        except asyncio.CancelledError:
+            await site.work.start(run, "cleanup")
+            raise
+        await run.continue_as_new(number + 1)
+
+    version = workflow("endless").v("1.0.0", exec=handler)
+    await site.app.serve(version)
+    handle = await version.start(site.app.client, 0)
+    await eventually(lambda: len(site.app.ledger.lines()) > 3, what="some generations")
+    await handle.cancel("enough")
+    with pytest.raises(RunCancelled, match="enough"):
+        await handle.wait_for_completion(60)
+    done = site.app.ledger.lines()
+    assert done.count("cleanup") <= 1
+    assert len(set(done)) == len(done), "no generation executed its step twice"
+
+
+async def test_a_run_that_was_cancelled_does_not_begin_anew(site: Site) -> None:
+    async def handler(run: Run, number: int) -> None:
+        try:
+            await site.hangs.start(run, "a")
+        finally:
+            await run.continue_as_new(number + 1)
+
+    version = workflow("stubborn").v("1.0.0", exec=handler)
+    await site.app.serve(version)
+    handle = await version.start(site.app.client, 0)
+    await eventually(lambda: "a" in site.app.ledger.lines(), what="the step")
+    await handle.cancel("enough")
+    await site.ends(handle)
+
+
+@pytest.mark.parametrize("unheard", [False, True], ids=["unsent", "unheard"])
+@pytest.mark.parametrize("death", range(5))
+async def test_an_owner_may_die_at_any_point_of_it(
+    site: Site, death: int, *, unheard: bool
+) -> None:
+    async def handler(run: Run, sum_: int, left: int) -> int:
+        sum_ = 10 * sum_ + await told.wait(run)
+        await site.work.start(run, f"{left}")
+        if left > 1:
+            await run.continue_as_new(sum_, left - 1)
+        return sum_
+
+    version = workflow("mortal").v("1.0.0", exec=handler)
+    handle = await version.start(site.app.client, 0, 3)
+    for number in (1, 2, 3):
+        await told.send(handle, number)
+    while (await handle.status()).status is not Status.COMPLETED:
+        await one_life(site.app, [version], [handle], {handle.id: death + 1}, unheard=unheard)
+    assert await handle.wait_for_completion(0) == 123
