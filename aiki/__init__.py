@@ -1,5 +1,6 @@
 """Durable workflows: runs that survive the death of whatever executes them."""
 
+from aiki.ask import Query, Update
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
 from aiki.children import ChildHandle
 from aiki.client import Call, Client, client, start_many
@@ -8,6 +9,7 @@ from aiki.current_step import CurrentStep, current_step
 from aiki.durations import Seconds
 from aiki.errors import (
     AikiError,
+    AskFailed,
     ConfigError,
     Conflict,
     DataError,
@@ -35,6 +37,7 @@ from aiki.schedule_handle import Occurrence, ScheduleHandle, ScheduleStatus
 from aiki.schedules import Schedule, schedule
 from aiki.states import Status
 from aiki.task import Task, task
+from aiki.topic import Chunk, Progress, Topic, topic
 from aiki.waits import TIMEOUT, Timeout
 from aiki.worker import RedisStreams, Worker, worker
 from aiki.workflow import Start, Workflow, WorkflowVersion, workflow
@@ -42,9 +45,11 @@ from aiki.workflow import Start, Workflow, WorkflowVersion, workflow
 __all__ = [
     "TIMEOUT",
     "AikiError",
+    "AskFailed",
     "Awakeable",
     "Call",
     "ChildHandle",
+    "Chunk",
     "Client",
     "ConfigError",
     "Conflict",
@@ -61,6 +66,8 @@ __all__ = [
     "NonRetryable",
     "NotFound",
     "Occurrence",
+    "Progress",
+    "Query",
     "RecordedStep",
     "RedisStreams",
     "Registry",
@@ -85,6 +92,8 @@ __all__ = [
     "Task",
     "TaskFailed",
     "Timeout",
+    "Topic",
+    "Update",
     "Worker",
     "Workflow",
     "WorkflowVersion",
@@ -103,6 +112,7 @@ __all__ = [
     "schedule",
     "start_many",
     "task",
+    "topic",
     "worker",
     "workflow",
 ]

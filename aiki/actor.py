@@ -80,7 +80,7 @@ class Actor:
 
     async def _execute(self, args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> None:
         definition = self._definition
-        run = self._run = Run(self.claimed, self._host, definition.arguments)
+        run = self._run = Run(self.claimed, self._host, definition.arguments, definition.asked)
         run.context = context
         ending = self._ending = Ending(self.claimed, definition, run)
         around = overriding(self._middleware, "run")
@@ -124,6 +124,7 @@ class Actor:
     async def _follow(self, run: Execution) -> bool:
         """Do what the run asks for; tell whether it goes on."""
         what, detail = await run.steering.wish
+        await run.flush()
         match what:
             case Steer.ENDED:
                 await self._finish(run, *detail)

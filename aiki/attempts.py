@@ -14,6 +14,7 @@ from aiki.execution import Execution
 from aiki.failures import failure_from_exception, failure_to_json, task_failed
 from aiki.once import Once
 from aiki.operation import Operation, State
+from aiki.publisher import Outlet
 from aiki.records import Entry, EntryKind, open_payload
 from aiki.states import Status
 from aiki.step import StepSpec, ThreadLeft, call
@@ -77,6 +78,7 @@ class Attempts:
                 if operation.is_cancelled:
                     raise asyncio.CancelledError  # noqa: TRY301 - the task caught it
                 payload, value = commits.encoded(spec, value)
+                await run.flush()
             except BaseException as caught:
                 if run.is_closing(caught, operation.task):
                     raise
@@ -126,6 +128,7 @@ class Attempts:
             details=details,
             write=partial(self._beat, operation),
             is_draining=self._execution.host.is_draining,
+            outlet=Outlet(self._execution.published_as(operation.key), attempt, self._execution),
         )
         if spec.schedule_to_close is not None and operation.entry is None:
             about.note()  # or a death in this attempt would begin the time anew

@@ -28,6 +28,7 @@ from aiki.durations import Seconds, seconds
 from aiki.embedded import EmbeddedServer
 from aiki.errors import AikiError, ConfigError, Conflict
 from aiki.handle import Handle, RunDescription
+from aiki.hints import Hints
 from aiki.listing import list_runs
 from aiki.names import checked_name
 from aiki.options import packed
@@ -134,6 +135,7 @@ class Client:
         self._embedded: EmbeddedServer | None = None
         self._store: Store | None = None
         self._completions: Completions | None = None
+        self._hints: Hints | None = None
 
     async def connect(self) -> None:
         """Open the connection; `async with` does it.
@@ -157,6 +159,7 @@ class Client:
             raise
         self._store = store
         self._completions = Completions(store)
+        self._hints = Hints(store)
 
     async def aclose(self) -> None:
         """Close the connection; an embedded server ends with its last user."""
@@ -183,9 +186,11 @@ class Client:
 
     def typed_handle(self, run_id: str, result: Codec) -> Handle[Any]:
         """Give a handle whose result is read by a codec. `WorkflowVersion.handle` is this."""
-        if self._completions is None:
+        if self._completions is None or self._hints is None:
             raise ConfigError("the client is not connected; use it with `async with`")
-        return Handle(run_id, self.store, self._completions, result, self._start_timeout)
+        store, hints = self.store, self._hints
+        timeout = self._start_timeout
+        return Handle(run_id, store, self._completions, hints, result, timeout=timeout)
 
     def schedule(self, name: str) -> ScheduleHandle:
         """Give a handle on a schedule by its name.

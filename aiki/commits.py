@@ -149,6 +149,21 @@ class Commits:
         entry = self._entry(turn.seq, kind, 0, begun, payload)
         return await self._runs.consume_message(self._owner, operation.key, entry, message.number)
 
+    async def answer(
+        self,
+        operation: Operation,
+        turn: Turn,
+        kind: EntryKind,
+        payload: bytes,
+        told: bytes,
+        *,
+        begun: float,
+    ) -> int | bytes:
+        """Record the answer to an update, and tell it."""
+        self._journal.size += len(payload)
+        entry = self._entry(turn.seq, kind, 0, begun, payload)
+        return await self._runs.answer_update(self._owner, operation.key, entry, told)
+
     async def consume_end(
         self, operation: Operation, turn: Turn, child_id: str, number: int, *, begun: float
     ) -> list[Any] | int | bytes:

@@ -8,10 +8,14 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from types import EllipsisType
-from typing import Any
+from typing import Any, TypeVar
 
 from aiki.codec import Codec
 from aiki.errors import DefinitionError
+from aiki.publisher import Outlet
+from aiki.topic import Topic
+
+T = TypeVar("T")
 
 MAX_DETAILS = 64 * 1024  # bytes; they are read with the journal at each claim
 WRITE_EVERY = 1.0  # seconds between two writes of one step's heartbeats
@@ -30,6 +34,7 @@ class CurrentStep:
         "_is_draining",
         "_is_noted",
         "_loop",
+        "_outlet",
         "_write",
         "_writing",
         "_written",
@@ -59,6 +64,7 @@ class CurrentStep:
         details: bytes,
         write: Callable[[CurrentStep], Coroutine[Any, Any, None]],
         is_draining: Callable[[], bool],
+        outlet: Outlet,
     ) -> None:
         self.run_id = run_id
         self.attempt = attempt
@@ -81,6 +87,7 @@ class CurrentStep:
         self._write = write
         self._is_draining = is_draining
         self._loop = loop
+        self._outlet = outlet
         self._is_noted = False
         self._writing: asyncio.Task[None] | None = None
         self._written = -WRITE_EVERY
@@ -127,11 +134,26 @@ class CurrentStep:
         self.heard = time.monotonic()
         self.is_heard = True
 
+    def publish(self, topic: Topic[T], chunk: T, /) -> None:
+        """Publish a chunk, for those who read `handle.stream(topic)`, from any thread.
+
+        It waits for nothing; what was published is stored before the task's result is. A task that
+        is executed again publishes again. Raises `DataError` for a chunk that the topic's type
+        does not describe, `LimitExceeded` as `Run.publish` does, and `InvalidTransition` where the
+        topic is closed or the task is over.
+        """
+        self._outlet.publish(topic, chunk)
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Tell how far the run is, of `total` where that is known; see `Run.progress`."""
+        self._outlet.reach(done, total)
+
     # For the run
 
     def end(self) -> None:
         """Let nothing more be said."""
         self.is_cancelled = True
+        self._outlet.close()
 
     def note(self) -> None:
         """Have what was said stored, soon."""

@@ -68,7 +68,7 @@ class Conflict(AikiError):
 
 
 class NotFound(AikiError):
-    """There is no such run or schedule: it never existed, or has been removed."""
+    """There is no such run, schedule or question: it never existed, or has been removed."""
 
 
 class InvalidTransition(AikiError):
@@ -108,7 +108,16 @@ class RunCancelled(AikiError):
 
 
 class Rejected(AikiError):
-    """What the run waits for was rejected by whoever was to decide it."""
+    """What the run waits for was rejected by whoever was to decide it, or an update by the run."""
+
+
+class AskFailed(AikiError):
+    """The code of a query or an update has failed; the run that was asked goes on."""
+
+    def __init__(self, message: str, *, run_id: str, failure: Failure) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.failure = failure
 
 
 class StoreUnavailable(AikiError):

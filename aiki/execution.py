@@ -14,15 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
+from aiki.answers import Answers
+from aiki.asked import Asked
 from aiki.commits import Commits
+from aiki.conditions import Conditions
 from aiki.errors import AikiError, DataError
 from aiki.journal import Journal
+from aiki.mail import is_asked
 from aiki.newsdesk import NewsDesk
 from aiki.notes import Notes
 from aiki.operation import Host, Operation, Operations, State
+from aiki.publisher import Publisher
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
 from aiki.rounds import SETTLE_TURNS, Rounds, Turn
@@ -37,13 +42,15 @@ PARK_AGAIN = 1.0  # after the store said to stay: what it saw comes to us meanwh
 SUSPEND_AFTER = 0.1
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
 
+_making = threading.Lock()  # a publisher, by whoever is the first to ask
+
 T = TypeVar("T")
 
 
 class Execution:
     """One owner's execution of one run."""
 
-    def __init__(self, claimed: ClaimedRun, host: Host) -> None:
+    def __init__(self, claimed: ClaimedRun, host: Host, asked: Mapping[str, Asked]) -> None:
         self.owner = claimed.ownership
         self.scope = claimed.scope
         self.host = host
@@ -69,6 +76,12 @@ class Execution:
         # and a new run that forms no cycle of references is freed without the garbage collector.
         self._known_news = claimed.news
         self._news: NewsDesk | None = None
+        self._streams = claimed.streams
+        self._publisher: Publisher | None = None
+        self.asked = asked
+        self._states: dict[type[Any], Any] = {}
+        self._answers: Answers | None = None
+        self._conditions: Conditions | None = None
         self._replay: Replay | None = None
         if claimed.journal:
             self._rounds.on_replayed = self._go_on
@@ -86,6 +99,8 @@ class Execution:
         """Start the handler; `steering` tells what comes of it."""
         name = f"aiki run {self.owner.run_id}"
         self._handler = self._loop.create_task(self._handle(handler), name=name)
+        if is_asked(self._known_news.mail):
+            self._answer()
 
     def steer_again(self) -> None:
         """Go on after a park that the store refused."""
@@ -120,10 +135,10 @@ class Execution:
         """
         self.is_closed = self._operations.is_closed = True
         self._rounds.stop()
-        if self._replay is not None:
-            self._replay.stop()
-        if self._news is not None:
-            self._news.close()
+        parts = (self._replay, self._news, self._publisher, self._answers, self._conditions)
+        for part in parts:
+            if part is not None:
+                part.stop()
         self.notes.close()
         for pending in (self._park_check, self._delivering):
             if pending is not None:
@@ -139,6 +154,11 @@ class Execution:
                 task.cancel()
             await asyncio.sleep(0 if attempt < 10 else 0.01)  # noqa: PLR2004 - at once, then patient
         return False
+
+    async def flush(self) -> None:
+        """Wait until what was published is in the store."""
+        if self._publisher is not None:
+            await self._publisher.flush()
 
     def describe(self) -> list[dict[str, object]]:
         """Say what the handler waits for."""
@@ -163,8 +183,60 @@ class Execution:
                 on_pause=self.suspend,
                 on_fenced=lambda: self.steering.ask(Steer.FENCED),
                 on_damage=self.steering.stall,
+                on_asked=self._answer,
             )
         return self._news
+
+    @property
+    def publisher(self) -> Publisher:
+        """What the run publishes; tasks ask for it in any thread."""
+        with _making:
+            if self._publisher is None:
+                self._publisher = Publisher(
+                    self.owner,
+                    self.host.streams,
+                    self._streams,
+                    written=self.written,
+                    now_ms=self.commits.server_now,
+                    loop=self._loop,
+                )
+            return self._publisher
+
+    def published_as(self, key: str) -> str:
+        """Give whose a step's chunks are: its key, and the generation where that is not the first.
+
+        Streams go on where a run continues as new, and its keys begin anew.
+        """
+        scope = self.scope.removeprefix(self.owner.run_id)
+        return f"{scope}/{key}" if scope else key
+
+    def state(self, kind: type[T]) -> T:
+        """Give the run's one object of a class, made when it is asked for first."""
+        if kind not in self._states:
+            self._states[kind] = kind()
+        found: T = self._states[kind]
+        return found
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the handler waits for that its own code makes true."""
+        if self._conditions is None:
+            self._conditions = Conditions()
+        return self._conditions
+
+    def _answer(self) -> None:
+        """Answer what is asked of the run, now or once nothing is repeated any more."""
+        if self._answers is None:
+            self._answers = Answers(
+                self.owner,
+                self.asked,
+                self.host.mailbox,
+                mail=lambda: self.news.mail,
+                state=self.state,
+                is_ready=lambda: not (self._rounds.is_replaying or self.is_closed),
+                written=self.written,
+            )
+        self._answers.look()
 
     @property
     def is_cancelled(self) -> bool:
@@ -205,12 +277,14 @@ class Execution:
         read: Callable[[Entry], T],
         *,
         fetch: Callable[[str, Entry], Awaitable[None]] | None = None,
+        is_aside: bool = False,
     ) -> T:
         """Give the recorded outcome of an operation, or perform it and record the outcome.
 
         `read` makes of a closed entry what `perform` gave, or raises what it raised; where it
         raises `DataError`, the code does not fit what is recorded. `fetch` reads before what a
-        recorded result does not hold itself.
+        recorded result does not hold itself. One that `is_aside` is none of the handler's: no
+        cancel meets it, and it is no reason to park.
         """
         if self.is_closed:
             await self._operations.never()
@@ -218,10 +292,12 @@ class Execution:
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - the run checked that it is on the loop
         key, entry = self._journal.take(address)
-        operation = Operation(key, entry, task)
+        operation = Operation(key, entry, task, is_aside=is_aside)
         self._operations.add(operation)
         self._quiet = 0
         self._rounds.asked(in_branch=task is not self._handler)
+        if self._conditions is not None:
+            self._conditions.look()
         if self._replay is not None:
             self._replay.asked()
         try:
@@ -236,6 +312,8 @@ class Execution:
             self._operations.remove(operation)
             self._quiet = 0
             self._given_at = self._loop.time()
+            if self._conditions is not None:
+                self._conditions.look()
             if self._suspending:
                 self._check_suspend()
             elif self._operations and not self.is_closed:
@@ -279,7 +357,9 @@ class Execution:
 
     async def end_branches(self) -> None:
         """Cancel what the handler has left under way beside itself, and wait for its end."""
-        while tasks := {each.task for each in self._operations} - {self._handler}:
+        while tasks := {each.task for each in self._operations if not each.is_aside} - {
+            self._handler
+        }:
             for task in tasks:
                 if not task.cancelling():  # one that cleans up already is let do so
                     task.cancel()
@@ -300,9 +380,12 @@ class Execution:
         parks_as: Status,
         coming: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Note that an operation waits for a time of the loop's clock, or for what is coming."""
+        """Note that an operation waits for a time of the loop's clock, which may be infinite.
+
+        `coming` is what may end it before. Done, it keeps the run from being parked: who waits
+        takes some turns to hear of it, and the store counts it as seen already.
+        """
         operation.state = State.WAITING
-        operation.coming = coming
         operation.until = until
         operation.parks_as = parks_as
         if self._suspending:
@@ -328,7 +411,7 @@ class Execution:
                 if self._suspending:
                     self._loop.call_soon(self._check_suspend)
                 await self._operations.hold(operation)
-            elif self._cancel_wanted and not self.cancel_delivered:
+            elif self._cancel_wanted and not self.cancel_delivered and not operation.is_aside:
                 self._deliver_cancel(operation)
             elif not self.host.is_leased():
                 # A worker that was stopped or cut off for so long may have been given up, and
@@ -356,6 +439,8 @@ class Execution:
     def _go_on(self) -> None:
         """Do what had to wait, unless it still has to."""
         self._meet_cancel()
+        if self._answers is not None:
+            self._answers.look()
         if not self._is_blocked():
             self._operations.release()
             self.check_park_later()  # a look that came while we were blocked was in vain
@@ -497,7 +582,7 @@ class Execution:
         """Deliver a cancel that is wanted to a step that executes or waits."""
         if self._cancel_wanted and not self.cancel_delivered and not self._is_blocked():
             for operation in self._operations:
-                if operation.state in (State.EXECUTING, State.WAITING):
+                if operation.state in (State.EXECUTING, State.WAITING) and not operation.is_aside:
                     self._deliver_cancel(operation)
                     return
 
@@ -566,15 +651,23 @@ class Execution:
             self._park_check = self._loop.call_soon(self._check_park)
             return
         self._park_check = None
+        if self._answers is not None and self._answers.is_busy:
+            self.check_park_later()
+            return
+        if self._conditions is not None:
+            self._conditions.check()  # or what has just come true would be slept over
         now = self._loop.time()
         soon = now + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):
+            parking = operations.parking()
+            if parking is None:
+                return  # the handler itself waits for something that we do not see
             stays = self._given_at + self._journal.taken * PARK_AFTER_EACH - now
             if stays > 0 and self.host.has_room():
                 self.check_park_later(after=stays)
                 return
-            status, waits, timed = operations.parking()
+            status, waits, timed = parking
             self.steering.ask(Steer.PARK, (status, self._seen(), waits, timed))
 
     def _seen(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aiki.errors import DataError, Failure, RunFailed, TaskFailed
+from aiki.errors import AskFailed, DataError, Failure, RunFailed, TaskFailed
 
 _T = TypeVar("_T")
 
@@ -85,7 +85,7 @@ def _name(exc: BaseException) -> str:
 def _cause(exc: BaseException) -> BaseException | Failure | None:
     kind = type(exc)  # asking isinstance would ask the exception
     cause: Any = exc.__cause__
-    if issubclass(kind, TaskFailed | RunFailed):
+    if issubclass(kind, TaskFailed | RunFailed | AskFailed):
         cause = getattr(exc, "failure", None)
     elif cause is None and not exc.__suppress_context__:
         cause = exc.__context__

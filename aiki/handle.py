@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
@@ -13,13 +14,18 @@ from aiki.codec import Codec
 from aiki.completion import Completions
 from aiki.controls import Controls
 from aiki.durations import Seconds, seconds
-from aiki.errors import Failure, RunCancelled, RunFailed
+from aiki.errors import DataError, Failure, RunCancelled, RunFailed
 from aiki.failures import failure_from_json
+from aiki.hints import Hints
+from aiki.question import Question
 from aiki.records import Entry, EntryKind, RunSnapshot
 from aiki.states import WAITING, Status
 from aiki.store import Store
+from aiki.stream import follow
+from aiki.topic import Chunk, Progress, Topic
 
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 _NAMED = 5  # of all that a run waits for
 
@@ -99,11 +105,19 @@ class Handle(Controls, Generic[R_co]):
     """One run. Made by `start` or `client.handle(id)`; it holds nothing but the id."""
 
     def __init__(
-        self, run_id: str, store: Store, completions: Completions, result: Codec, timeout: float
+        self,
+        run_id: str,
+        store: Store,
+        completions: Completions,
+        hints: Hints,
+        result: Codec,
+        *,
+        timeout: float,
     ) -> None:
         super().__init__(run_id, store, timeout)
         self._store = store
         self._completions = completions
+        self._hints = hints
         self._result = result
 
     async def wait_for_completion(self, timeout: Seconds | None = None) -> R_co:
@@ -176,7 +190,14 @@ class Handle(Controls, Generic[R_co]):
             DataError: nothing is recorded under that key.
         """
         run_id = await self._forked(at)
-        return Handle(run_id, self._store, self._completions, self._result, self._timeout)
+        return Handle(
+            run_id,
+            self._store,
+            self._completions,
+            self._hints,
+            self._result,
+            timeout=self._timeout,
+        )
 
     async def post(
         self, topic: str, payload: bytes, key: str | None, secret: tuple[str, str] | None = None
@@ -186,6 +207,63 @@ class Handle(Controls, Generic[R_co]):
         await self._store.mailbox.post(
             self.id, topic, payload, message_id=message_id, timeout=self._timeout, secret=secret
         )
+
+    def stream(self, topic: Topic[T], /, *, from_offset: int = 0) -> AsyncIterator[Chunk[T]]:
+        """Read what the run publishes under a topic: `async for chunk in handle.stream(topic)`.
+
+        It begins with what was published before, at `from_offset`, and ends when the run is over or
+        has closed the topic. Told by the store, not polled. Raises, when it is read:
+
+            NotFound: there is no such run.
+            DataError: a chunk is not what the topic's type describes.
+            StoreUnavailable: the store gave no answer; go on behind the last chunk's offset.
+        """
+        offset: object = from_offset
+        if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+            raise DataError(f"from_offset is a whole number from 0, not {offset!r:.100}")
+        return follow(
+            self.id,
+            topic,
+            offset,
+            streams=self._store.streams,
+            hints=self._hints,
+            completions=self._completions,
+            timeout=self._timeout,
+        )
+
+    async def progress(self) -> Progress | None:
+        """Tell how far the run is by its own account; None where it has not said.
+
+        Raises `NotFound` if there is no such run.
+        """
+        note = await self._store.streams.progress(self.id, timeout=self._timeout)
+        if note is None:
+            return None
+        at, done, total = note.decode().split(" ")
+        return Progress(float(done), float(total) if total else None, moment(int(at)))
+
+    async def question(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        timeout: float | None,
+        update_id: str | None = None,
+        answer_key: str = "",
+    ) -> bytes:
+        """Ask the run, and give the stored answer. `Query.ask` and `Update.ask` are this."""
+        asked = Question(self.id, topic, payload, update_id, answer_key)
+        doors = self._store.mailbox, self._hints, self._completions
+        try:
+            async with asyncio.timeout(timeout):
+                return await asked.ask(*doors, timeout=self._timeout)
+        except TimeoutError:
+            now = await self.status()
+            why_not = f" and {now.reason}" if now.reason else ""
+            raise TimeoutError(
+                f"run {self.id} has not answered {topic.replace('/', ' ', 1)} within "
+                f"{timeout:g} s: it is {now.status}{why_not}"
+            ) from None
 
     async def journal(self) -> list[RecordedStep]:
         """Read what is recorded of the run's steps, in the order in which they were recorded.

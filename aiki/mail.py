@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Iterable
 
+from aiki.asked import QUERY, UPDATE
 from aiki.records import Message
 
 
@@ -21,8 +22,9 @@ class Mail:
     def arrived(self, messages: Iterable[Message]) -> None:
         """Take in messages, in the order in which they came."""
         for message in messages:
-            self._messages[message.topic].append(message)
-            self._hand_out(message.topic)
+            topic = box(message.topic)
+            self._messages[topic].append(message)
+            self._hand_out(topic)
 
     def next(self, topic: str) -> asyncio.Future[Message]:
         """Give the future of the next message on a topic; cancel it to wait no more."""
@@ -31,14 +33,20 @@ class Mail:
         self._hand_out(topic)
         return future
 
+    def take(self, topic: str) -> Message | None:
+        """Give the next message on a topic, if there is one."""
+        messages = self._messages[topic]
+        return messages.popleft() if messages else None
+
     def put_back(self, message: Message) -> None:
         """Take back a message that was handed out and not consumed, to its place in the order."""
-        later = self._messages[message.topic]
+        topic = box(message.topic)
+        later = self._messages[topic]
         earlier: list[Message] = []
         while later and later[0].number < message.number:
             earlier.append(later.popleft())
         later.extendleft([message, *reversed(earlier)])
-        self._hand_out(message.topic)
+        self._hand_out(topic)
 
     def _hand_out(self, topic: str) -> None:
         messages, waiters = self._messages[topic], self._waiters[topic]
@@ -46,3 +54,14 @@ class Mail:
             waiter = waiters.popleft()
             if not waiter.done():
                 waiter.set_result(messages.popleft())
+
+
+def box(topic: str) -> str:
+    """Give what a topic is kept under: all queries together, and all updates, in their order."""
+    kind = topic.partition("/")[0]
+    return kind if kind in (QUERY, UPDATE) else topic
+
+
+def is_asked(messages: Iterable[Message]) -> bool:
+    """Tell whether any of them wants an answer."""
+    return any(box(message.topic) in (QUERY, UPDATE) for message in messages)

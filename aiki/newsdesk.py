@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from aiki.errors import AikiError
-from aiki.mail import Mail
+from aiki.mail import Mail, is_asked
 from aiki.records import News, Ownership
 from aiki.store.runs import CANCEL_WANTED, Runs
 
@@ -28,6 +28,7 @@ class NewsDesk:
         on_pause: Callable[[], None],
         on_fenced: Callable[[], None],
         on_damage: Callable[[str], None],
+        on_asked: Callable[[], None],
     ) -> None:
         self._owner = owner
         self._runs = runs
@@ -35,6 +36,7 @@ class NewsDesk:
         self._on_pause = on_pause
         self._on_fenced = on_fenced
         self._on_damage = on_damage
+        self._on_asked = on_asked
         self._known = known
         self._mail: Mail | None = None
         self._is_told = False
@@ -90,7 +92,7 @@ class NewsDesk:
         while self._asking is not None:
             await asyncio.wait([self._asking])
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Ask no more."""
         if self._asking is not None:
             self._asking.cancel()
@@ -114,6 +116,8 @@ class NewsDesk:
         mail = self.mail
         self._known = news
         mail.arrived(news.mail)
+        if is_asked(news.mail):
+            self._on_asked()
         # A sleep that began after it was woken, of which we hear only now, goes on.
         woken = [sleeper for sleeper, before in self._sleepers.items() if news.wakes > before]
         for future in (*self._listeners, *woken):

@@ -17,6 +17,7 @@ from aiki.store.children import Children
 from aiki.store.control import Control
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
+from aiki.store.streams import Streams
 from aiki.threads import Threads
 
 # Of all that a run waits for, what its status names
@@ -57,6 +58,7 @@ class Host:
     runs: Runs
     control: Control
     mailbox: Mailbox
+    streams: Streams
     children: Children
     threads: Threads
     label: str
@@ -76,12 +78,16 @@ class Operation:
     """One thing that the handler waits for: a step, a sleep, an event."""
 
     __slots__ = (
-        "cancelling", "coming", "entry", "key", "parks_as", "state", "task", "turn", "until",
+        "cancelling", "coming", "entry", "is_aside", "key", "parks_as", "state", "task", "turn",
+        "until",
     )  # fmt: skip
 
-    def __init__(self, key: str, entry: Entry | None, task: asyncio.Task[Any]) -> None:
+    def __init__(
+        self, key: str, entry: Entry | None, task: asyncio.Task[Any], *, is_aside: bool = False
+    ) -> None:
         self.key = key
         self.entry = entry
+        self.is_aside = is_aside  # of the library's own, beside what the handler waits for
         self.task = task
         self.cancelling = task.cancelling()  # cancellations that were there before this step
         self.state = State.HELD
@@ -147,26 +153,38 @@ class Operations:
         del self._by_key[operation.key]
 
     def some_are(self, *states: State) -> bool:
-        """Tell whether any is in one of these states."""
-        return any(operation.state in states for operation in self._by_key.values())
+        """Tell whether any that is the handler's is in one of these states."""
+        return any(
+            operation.state in states and not operation.is_aside
+            for operation in self._by_key.values()
+        )
 
     def all_wait_beyond(self, moment: float) -> bool:
         """Tell whether each waits for a time later than this one of the loop's clock."""
         return all(operation.waits_beyond(moment) for operation in self._by_key.values())
 
-    def parking(self) -> tuple[Status, list[str], list[str]]:
-        """Give as what a run is parked: its status, what is told of it, and whose times count."""
-        kinds = {operation.parks_as for operation in self}
-        waits = [operation.key for operation in self]
-        timed = [operation.key for operation in self if operation.until < math.inf]
+    def parking(self) -> tuple[Status, list[str], list[str]] | None:
+        """Give as what a run is parked: its status, what is told of it, and whose times count.
+
+        None where nothing that we see is waited for by the handler itself.
+        """
+        asked_for = [operation for operation in self if not operation.is_aside]
+        kinds = {operation.parks_as for operation in asked_for}
+        waits = [operation.key for operation in asked_for]
+        timed = [operation.key for operation in asked_for if operation.until < math.inf]
         if len(waits) > TOLD:
             waits[TOLD:] = [f"and {len(waits) - TOLD:,} more"]
-        return next(status for status in PARKS_AS if status in kinds), waits, timed
+        status = next((status for status in PARKS_AS if status in kinds), None)
+        return None if status is None else (status, waits, timed)
 
     def unrecorded(self) -> list[Operation]:
         """Give those of which the journal does not say how they ended."""
         recorded = (State.RECORDED, State.REPLAYING, State.ABANDONED, State.POINT)
-        return [operation for operation in self if operation.state not in recorded]
+        return [
+            operation
+            for operation in self
+            if operation.state not in recorded and not operation.is_aside
+        ]
 
     def unfinished_tasks(self) -> list[asyncio.Task[Any]]:
         """Give the tasks that wait for an operation, or for ever."""

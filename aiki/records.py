@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from aiki.errors import DataError
@@ -181,6 +181,41 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamNote:
+    """What a run's owner notes of one stream: how many chunks it has, and of what size in all.
+
+    `told` of them are the handler's own, which are not published again when it is repeated.
+    """
+
+    told: int = 0
+    chunks: int = 0
+    size: int = 0
+    is_closed: bool = False
+
+
+def parse_streams(raw: bytes) -> dict[str, StreamNote]:
+    """Read the stored form, a line for each topic: `told chunks size topic`.
+
+    The size of one that is closed has a dot behind it. Raises `ValueError` where it is damaged.
+    """
+    notes: dict[str, StreamNote] = {}
+    for line in raw.decode().split("\n")[:-1]:
+        told, chunks, size, topic = line.split(" ", 3)
+        number = int(size.rstrip("."))
+        notes[topic] = StreamNote(int(told), int(chunks), number, size.endswith("."))
+    return notes
+
+
+def stream_lines(notes: Mapping[str, StreamNote]) -> bytes:
+    """Give the stored form of what is noted of a run's streams."""
+    return b"".join(
+        b"%d %d %d%b %b\n"
+        % (note.told, note.chunks, note.size, b"." if note.is_closed else b"", topic.encode())
+        for topic, note in notes.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedRun:
     """A run as its new owner receives it. `now` is the server's time of the claim."""
 
@@ -201,6 +236,7 @@ class ClaimedRun:
     """When the first attempt of this generation began, if there was one before this."""
     seed: str = ""
     """What it draws its random numbers from, if that is not its id: the run it was forked from."""
+    streams: Mapping[str, StreamNote] = field(default_factory=dict[str, StreamNote])
 
     @property
     def scope(self) -> str:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
+from aiki.asked import UPDATE, Asked
 from aiki.attempts import Attempts
 from aiki.checkpoint import ON_FAILURE
 from aiki.children import Children
@@ -29,9 +30,14 @@ from aiki.operation import Host, Operation, State
 from aiki.records import ClaimedRun, Entry
 from aiki.steering import Steer
 from aiki.step import StepSpec
+from aiki.topic import Topic
+from aiki.updates import Updates
 from aiki.waits import Waits
 
+T = TypeVar("T")
 P = ParamSpec("P")
+
+_NOTHING: Mapping[str, Asked] = {}
 
 MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
 
@@ -70,14 +76,20 @@ class Run:
     """What the workflow's `context` made for this execution. The type is known to `get` of what
     `run_context` has returned, which gives the same."""
 
-    def __init__(self, claimed: ClaimedRun, host: Host, arguments: Arguments) -> None:
+    def __init__(
+        self,
+        claimed: ClaimedRun,
+        host: Host,
+        arguments: Arguments,
+        asked: Mapping[str, Asked] = _NOTHING,
+    ) -> None:
         self.id = claimed.ownership.run_id
         self.attempt = claimed.attempt
         """1 at first; a handler that fails and is tried again finds the next number."""
         self.generation = claimed.generation
         """How often the run has continued as new."""
         self._claimed = claimed
-        self.execution = Execution(claimed, host)
+        self.execution = Execution(claimed, host, asked)
         self._arguments = arguments
         self._compensations = Compensations(self.execution)
         # The same for a fork, which repeats what was drawn, and another for each generation
@@ -89,6 +101,8 @@ class Run:
         self._owner = claimed.ownership
         self._runs = host.runs
         self._specs: dict[str, StepSpec] = {}
+        has_updates = any(each.kind == UPDATE for each in asked.values())
+        self._updates = Updates(self.execution, self) if has_updates else None
         self._draws = 0
         self._patches: dict[str, bool] = {}
 
@@ -198,6 +212,19 @@ class Run:
         until = max(0, -(-(given - _EPOCH) // timedelta(milliseconds=1)))  # no wait ends early
         return await self.waits.sleep(checked_name(name, "sleep"), until_ms=until)
 
+    async def until(
+        self, name: str, condition: Callable[[], object], *, timeout: Seconds | None = None
+    ) -> bool:
+        """Wait until a condition is true that an update, or another branch, makes so.
+
+        It is looked at whenever code of the run was given something, and must have no effect of its
+        own. Returns True; with a `timeout`, counted from now, False where it was not true in time.
+        Raises `TaskFailed` where the condition raises an exception.
+        """
+        limit = None if timeout is None else seconds(timeout, what="timeout")
+        self.check_here(f"condition {name!r} was waited for")
+        return await self.waits.until(checked_name(name, "condition"), condition, limit)
+
     def now(self) -> datetime:
         """Give the time, by the store's clock; the same when the handler is repeated."""
         self.check_here("run.now() was called")
@@ -224,6 +251,39 @@ class Run:
             known = self._patches[name] = self._is_patched(name)
         return known
 
+    def state(self, kind: type[T]) -> T:
+        """Give what queries and updates of the run see: its one object of a class.
+
+        It is made by `kind()` when it is asked for first, and anew whenever the handler is
+        repeated, which sets it as it did before.
+        """
+        self.check_here("the run's state was asked for")
+        return self.execution.state(kind)
+
+    def publish(self, topic: Topic[T], chunk: T, /) -> None:
+        """Publish a chunk, for those who read `handle.stream(topic)`; nothing waits for them.
+
+        Repeated, the handler publishes nothing twice. Raises `DataError` for a chunk that the
+        topic's type does not describe, `LimitExceeded` for more than 64 KiB, or 100,000 chunks,
+        16 MiB or 100 topics in all, and `InvalidTransition` where the topic is closed.
+        """
+        self.check_here(f"a chunk of {topic!r} was published")
+        self.execution.publisher.tell(topic, chunk)
+
+    def close_topic(self, topic: Topic[Any], /) -> None:
+        """Say that no chunk will follow: who reads the topic is at its end, before the run is."""
+        self.check_here(f"{topic!r} was closed")
+        self.execution.publisher.close_topic(topic)
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Tell how far the run is, of `total` where that is known; `handle.progress()` reads it.
+
+        The last word counts. It is not recorded, and costs a write every 0.25 seconds at most.
+        Raises `DataError` for anything but numbers from 0.
+        """
+        self.check_here("progress was told")
+        self.execution.publisher.reach(done, total, is_repeated=self.is_replaying)
+
     def compensate(self, task: Compensating[P], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Register what undoes the step that comes next, before that step.
 
@@ -244,11 +304,14 @@ class Run:
         """Begin the run anew with this input and a fresh journal; it never returns.
 
         The run keeps its id, the messages that it has not taken, and a cancel that it has not
-        met. Its steps have keys of their own again. What is still under way is given up. Raises
-        `DataError` for an input that the handler's annotations do not describe.
+        met. Its steps have keys of their own again, its streams go on. Updates that were accepted
+        are waited for; what else is still under way is given up. Raises `DataError` for an input
+        that the handler's annotations do not describe, `DefinitionError` inside an update.
         """
         self.check_here("run.continue_as_new() was called")
         payload, _, _ = self._arguments.encode(args, kwargs)
+        if self._updates is not None:
+            await self._updates.end()  # or nobody would answer those that were accepted
         if self.execution.is_cancelled:
             raise asyncio.CancelledError("a run that was cancelled does not begin anew")
 
@@ -298,6 +361,8 @@ class Run:
         async def active() -> Any:
             _active.set(self)
             try:
+                if self._updates is not None:
+                    return await self._updates.beside(handler)
                 return await handler()
             finally:
                 if self._children is not None and not self.execution.is_closed:

@@ -13,7 +13,12 @@ from aiki.codec import address
 from aiki.durations import milliseconds
 from aiki.errors import AikiError, DataError, InvalidTransition, LimitExceeded, NotFound
 from aiki.execution import Execution
-from aiki.failures import failure_from_exception, failure_from_json, failure_to_json
+from aiki.failures import (
+    failure_from_exception,
+    failure_from_json,
+    failure_to_json,
+    task_failed,
+)
 from aiki.operation import Operation, State
 from aiki.records import Entry, EntryKind, Message
 from aiki.rounds import Turn
@@ -74,6 +79,21 @@ class Waits:
             return TIMEOUT if entry.kind is EntryKind.TIMEOUT else read(entry.kind, entry.payload)
 
         return await self._execution.operate(topic, perform, recorded)
+
+    async def until(
+        self, name: str, condition: Callable[[], object], timeout: float | None
+    ) -> bool:
+        """Wait until a condition is true, and tell whether it is."""
+
+        async def perform(operation: Operation) -> bool:
+            return await self._until(operation, condition, timeout)
+
+        def was_true(entry: Entry) -> bool:
+            if entry.kind is EntryKind.FAILURE:
+                raise task_failed(f"until/{name}", 1, entry.payload)
+            return entry.kind is EntryKind.RESULT
+
+        return await self._execution.operate(f"until/{name}", perform, was_true)
 
     async def send(self, topic: str, run_id: str, payload: bytes, key: str | None) -> None:
         """Send a message to another run, as a step of this one."""
@@ -181,6 +201,47 @@ class Waits:
         finally:
             if not is_taken and coming.done() and not coming.cancelled():
                 run.news.mail.put_back(coming.result())
+            coming.cancel()
+
+    # A condition
+
+    async def _until(
+        self, operation: Operation, condition: Callable[[], object], timeout: float | None
+    ) -> bool:
+        run = self._execution
+        if operation.entry is None:
+            await run.may_start(operation)
+        until, begun = math.inf, self._loop.time()
+        if timeout is not None:
+            until, begun, _ = await self._opened(operation, timeout, None)
+        coming = run.conditions.add(condition)
+        try:
+            while True:
+                if not coming.done() and until > self._loop.time():
+                    run.wait_begins(operation, until, Status.AWAITING_EVENT, coming)
+                    await self._wait_for(coming, until)
+                if coming.done():
+                    error = coming.exception()
+                    kind, payload = EntryKind.RESULT, b"true"
+                    if error is not None:
+                        kind = EntryKind.FAILURE
+                        payload = failure_to_json(failure_from_exception(error))
+                    commit = run.commits.step(kind, operation, 0, begun, payload)
+                    await run.record_for_good(operation, commit)
+                    if error is not None:
+                        raise task_failed(operation.key.rpartition("#")[0], 1, payload)
+                    return True
+                seen = run.news.seen
+                answer = await run.record_for_good(
+                    operation, self._ending(operation, EntryKind.TIMEOUT, b"", begun, seen=seen)
+                )
+                if answer is None:
+                    return False
+                if answer[0] == b"EARLY":
+                    until = self._loop.time() + int(answer[1]) / 1000
+                else:
+                    await run.news.refresh()
+        finally:
             coming.cancel()
 
     def _taking(

@@ -144,6 +144,7 @@ class Worker:
             runs=self._client.store.runs,
             control=self._client.store.control,
             mailbox=self._client.store.mailbox,
+            streams=self._client.store.streams,
             children=self._client.store.children,
             threads=self._threads,
             label=self.id,

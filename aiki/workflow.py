@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from types import EllipsisType
@@ -16,6 +16,8 @@ from typing import (
     overload,
 )
 
+from aiki.ask import Query, Update, query, update
+from aiki.asked import Asked
 from aiki.children import ChildHandle
 from aiki.client import Call, Client, PlainCall, StartOptions
 from aiki.codec import Arguments, Codec
@@ -49,6 +51,8 @@ from aiki.run import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = ParamSpec("Q")
+A = TypeVar("A")
 R_co = TypeVar("R_co", covariant=True)
 
 _NEVER = never()
@@ -72,6 +76,7 @@ class Start(Generic[P, R_co]):
     options: StartOptions
     hooks: Hooks = NO_HOOKS
     retry: RetryPolicy = _NEVER
+    asked: dict[str, Asked] = field(default_factory=dict[str, Asked])
 
     def __post_init__(self) -> None:
         vars(self).update(appearance(self.handler))
@@ -200,6 +205,43 @@ class WorkflowVersion(Start[P, R_co]):
     def __call__(self, run: Run, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Call the plain handler, outside of any run."""
         return self.handler(run, *args, **kwargs)
+
+    @overload
+    def query(self, fn: Callable[Concatenate[Any, Q], A], /) -> Query[Q, A]: ...
+    @overload
+    def query(
+        self, /, *, name: str
+    ) -> Callable[[Callable[Concatenate[Any, Q], A]], Query[Q, A]]: ...
+    def query(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+        """Define what a run of this version can be asked: `@v1.query`, or `@v1.query(name=…)`.
+
+        It is a plain `def` whose first parameter is the run's state, annotated with the class that
+        the handler gives to `run.state`. It must not change the state. Its other parameters come
+        from who asks. Raises `DefinitionError` for what cannot work.
+        """
+        if fn is None:
+            return partial(query, name=name, known=self.asked)
+        return query(fn, name, self.asked)
+
+    @overload
+    def update(
+        self, fn: Callable[Concatenate[Run, Any, Q], Coroutine[Any, Any, A]], /
+    ) -> Update[Q, A]: ...
+    @overload
+    def update(
+        self, /, *, name: str
+    ) -> Callable[[Callable[Concatenate[Run, Any, Q], Coroutine[Any, Any, A]]], Update[Q, A]]: ...
+    def update(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+        """Define how a run of this version can be changed: `@v1.update`, `@v1.update(name=…)`.
+
+        It is an `async def` that is given the run, so that it can start tasks, sleep and wait as
+        the handler can; the run's state, by the class that the handler gives to `run.state`; and
+        what who asks has given. Its `validator` may refuse. Raises `DefinitionError` for what
+        cannot work.
+        """
+        if fn is None:
+            return partial(update, name=name, known=self.asked)
+        return update(fn, name, self.asked)
 
     @overload
     def with_options(

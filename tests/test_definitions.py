@@ -15,6 +15,7 @@ import pytest
 from aiki.client import Client
 from aiki.current_step import CurrentStep
 from aiki.errors import AikiError, DataError, DefinitionError
+from aiki.publisher import Outlet
 from aiki.retry import fixed, never
 from aiki.run import Run
 from aiki.step import call
@@ -296,9 +297,11 @@ async def test_a_task_started_inside_a_task_is_told_that_a_task_is_one_step() ->
     async def write(_: CurrentStep) -> None: ...
 
     loop = asyncio.get_running_loop()
+    unseen: Any = None
     about = CurrentStep(
         "r", 1, "outer#0", "outer",
         loop=loop, begun=0, failure=b"", details=b"", write=write, is_draining=bool,
+        outlet=Outlet("outer#0", 1, unseen),
     )  # fmt: skip
     with pytest.raises(DefinitionError, match="a task is one step, so start it from the workflow"):
         await call(outer._spec, about, (), {}, Threads(1, "test"))

@@ -12,6 +12,7 @@ import pytest
 from aiki import errors
 from aiki.errors import (
     AikiError,
+    AskFailed,
     ConfigError,
     Conflict,
     DataError,
@@ -55,6 +56,7 @@ EVERY = [
     RunFailed("run r1 failed", run_id="r1", failure=FAILURE),
     RunCancelled("run r1 was cancelled", run_id="r1", reason="by hand"),
     Rejected("too late"),
+    AskFailed("query state of run r1 failed", run_id="r1", failure=FAILURE),
     StoreUnavailable("away"),
     StoreRefused("full"),
     NonRetryable("no use"),

@@ -59,6 +59,20 @@ def test_the_tutorial_processes_an_order_in_one_process(directory: Path) -> None
     assert re.match(r"Order processed: Receipt\(success=True, order_id='order-", lines[5])
 
 
+def test_the_agent_is_heard_asked_and_answered(directory: Path) -> None:
+    code, output = run(directory, "-m", "examples.agent")
+    assert code == 0, output
+    for told in (
+        "model: I need to know the weather.",
+        "model (attempt 2): That sounds wet.",
+        "so far: person, model, tool, model",
+        "refused: 'nowhere' is not a city",
+        "model (attempt 2): Then I look at Leiden.",
+    ):
+        assert told in output
+    assert output.endswith("Done after 4 rounds: Go to Leiden: it is sunny there.\n")
+
+
 def test_reminders_are_sent_by_schedule(directory: Path) -> None:
     code, output = run(directory, "-m", "examples.reminder_by_cron")
     assert code == 0, output

@@ -56,8 +56,12 @@ class Inbox:
             self._wire.write(pack(("SUBSCRIBE", name)))
         await asyncio.shield(done)
         if on_connected is not None:
-            self._on_connected.append(on_connected)
+            self.when_connected_again(on_connected)
         return name.decode()
+
+    def when_connected_again(self, tell: Callable[[], None]) -> None:
+        """Have this called after every reconnection, once every channel is heard again."""
+        self._on_connected.append(tell)
 
     def unsubscribe(self, channel: str) -> None:
         """Stop listening on a channel."""

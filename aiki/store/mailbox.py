@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiki.errors import InvalidTransition, LimitExceeded, NotFound
+from aiki.records import Ownership
 from aiki.store.batch import Link
 from aiki.store.keys import new_token
 from aiki.store.scripts import SCRIPTS
@@ -11,8 +14,11 @@ MAX_UNREAD = 1_000
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 # An id that nobody chose is only there for what is sent again at once; a start may be for an hour.
 REMEMBERED_MS = 2 * 3600 * 1000
+QUERY_MS = 60 * 1000  # one that is asked twice does no harm
 
 _POST = SCRIPTS["post_message"].sha
+_ASK = SCRIPTS["ask_run"].sha
+_ANSWER = SCRIPTS["answer_unrecorded"].sha
 _WAKE = SCRIPTS["wake_up"].sha
 
 
@@ -55,19 +61,53 @@ class Mailbox:
             word, *rest = await self._link.send_within(command, timeout)
         if word == b"NONE" and secret is not None:
             raise NotFound(f"run {run_id} waits for nothing that this token resolves")
-        if word == b"NONE":
-            raise NotFound(f"there is no run {run_id!r}; it never existed, or its retention ended")
-        if word == b"OVER":
-            raise InvalidTransition(
-                f"run {run_id} is {rest[0].decode()} and takes no message any more; nothing was "
-                "stored"
-            )
-        if word == b"FULL":
-            raise LimitExceeded(
-                f"the mailbox of run {run_id} is full: {rest[0]:,} messages of {rest[1]:,} bytes "
-                f"are unread, of at most {MAX_UNREAD:,} and {MAX_UNREAD_BYTES >> 20} MiB; nothing "
-                "was stored; send it again once the run has read some"
-            )
+        _check(run_id, word, rest)
+
+    async def ask(
+        self,
+        run_id: str,
+        topic: str,
+        payload: bytes,
+        *,
+        message_id: str | None,
+        answer_key: str,
+        timeout: float,
+    ) -> bytes | None:
+        """Put a question into a run's mailbox; the recorded answer, where an update has one.
+
+        An update has a message id, and the key under which its answer is recorded.
+
+        Raises:
+            NotFound: there is no such run.
+            InvalidTransition: the run is over, or nobody will answer as it is.
+            LimitExceeded: too much lies there unread.
+        """
+        command = (
+            "EVALSHA", _ASK, "1", self._base, run_id, message_id or new_token(),
+            str(QUERY_MS) if message_id is None else "", topic.encode() + b"\n" + payload,
+            str(MAX_UNREAD), str(MAX_UNREAD_BYTES), answer_key,
+        )  # fmt: skip
+        word, *rest = await self._link.send_within(command, timeout)
+        if word == b"HELD":
+            status, reason = (part.decode(errors="replace") for part in rest)
+            why = f": {reason}" if reason else ""
+            raise InvalidTransition(f"run {run_id} is {status} and cannot be asked{why}")
+        _check(run_id, word, rest)
+        answered: bytes | None = rest[0] if word == b"DONE" else None
+        return answered
+
+    async def answer_unrecorded(
+        self, owner: Ownership, number: int, forget: str, answer: bytes
+    ) -> int | bytes:
+        """Take a question out of the mailbox and answer it: flags or FENCED.
+
+        `forget` is the message id of an update that may be sent again.
+        """
+        reply: int | bytes = await self._link.send((
+            "EVALSHA", _ANSWER, "1", self._base, owner.run_id, owner.token, str(number), forget,
+            answer,
+        ))  # fmt: skip
+        return reply
 
     async def wake_up(self, run_id: str, *, timeout: float) -> None:
         """End the sleeps that a run is in.
@@ -82,3 +122,19 @@ class Mailbox:
             raise NotFound(f"there is no run {run_id!r}; it never existed, or its retention ended")
         if word == b"OVER":
             raise InvalidTransition(f"run {run_id} is {rest[0].decode()}: it cannot be woken up")
+
+
+def _check(run_id: str, word: bytes, rest: list[Any]) -> None:
+    """Raise what the word of a script that puts something into a mailbox says."""
+    if word == b"NONE":
+        raise NotFound(f"there is no run {run_id!r}; it never existed, or its retention ended")
+    if word == b"OVER":
+        raise InvalidTransition(
+            f"run {run_id} is {rest[0].decode()} and takes no message any more; nothing was stored"
+        )
+    if word == b"FULL":
+        raise LimitExceeded(
+            f"the mailbox of run {run_id} is full: {rest[0]:,} messages of {rest[1]:,} bytes "
+            f"are unread, of at most {MAX_UNREAD:,} and {MAX_UNREAD_BYTES >> 20} MiB; nothing "
+            "was stored; send it again once the run has read some"
+        )

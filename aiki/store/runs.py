@@ -18,6 +18,7 @@ from aiki.records import (
     RunSnapshot,
     parse_journal,
     parse_mailbox,
+    parse_streams,
 )
 from aiki.states import Status
 from aiki.store.answers import found
@@ -36,6 +37,7 @@ _ABANDON = SCRIPTS["abandon_step"].sha
 _OPEN_WAIT = SCRIPTS["open_wait"].sha
 _END_WAIT = SCRIPTS["end_wait"].sha
 _CONSUME = SCRIPTS["consume_message"].sha
+_ANSWER = SCRIPTS["answer_update"].sha
 _NEWS = SCRIPTS["read_news"].sha
 _PARK = SCRIPTS["park_run"].sha
 _FINISH = SCRIPTS["finish_run"].sha
@@ -148,7 +150,8 @@ class Runs:
             return word
         epoch = answer[1].decode()
         now, record, journal, mailbox = answer[2:]
-        created, payload, cancel, cancel_at, news, wakes, generation, attempt, begun, seed = record
+        created, payload, cancel, cancel_at, news, wakes, *rest = record
+        generation, attempt, begun, seed, streams = rest
         workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
         ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)
         try:
@@ -167,6 +170,7 @@ class Runs:
                 int(attempt or 1),
                 int(begun or 0),
                 (seed or b"").decode(),
+                parse_streams(streams or b""),
             )
         except (DataError, TypeError, ValueError) as error:
             return DamagedRun(ownership, f"What is stored of the run is damaged: {error}")
@@ -235,6 +239,15 @@ class Runs:
             "EVALSHA", _CONSUME, "1", self._base, owner.run_id, owner.token, key, entry,
             str(number),
         ))  # fmt: skip
+        return reply
+
+    async def answer_update(
+        self, owner: Ownership, key: str, entry: bytes, told: bytes
+    ) -> int | bytes:
+        """Record the answer to an update and tell it: flags, or the word why not."""
+        reply: int | bytes = await self._send(
+            ("EVALSHA", _ANSWER, "1", self._base, owner.run_id, owner.token, key, entry, told)
+        )
         return reply
 
     async def read_news(self, owner: Ownership, seen: int) -> tuple[News, bool] | None:

@@ -17,6 +17,7 @@ from aiki.store.preflight import Preflight
 from aiki.store.runs import Runs
 from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
+from aiki.store.streams import Streams
 from aiki.store.timers import Timers
 from aiki.store.workers import Workers
 
@@ -59,6 +60,7 @@ class Store:
         self.workers = Workers(self.link, base, self.store_id)
         self.children = Children(self.link, base)
         self.mailbox = Mailbox(self.link, base)
+        self.streams = Streams(self.link, base)
         self.timers = Timers(self.link, base)
         self.catalog = Catalog(self.link, base)
         self.schedules = Schedules(self.link, base, self.store_id)

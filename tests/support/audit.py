@@ -6,12 +6,13 @@ import math
 import re
 from collections import Counter
 
+from aiki.records import parse_streams
 from aiki.states import FINAL, WAITING, Status
 from tests.support.store import Dump, Scene
 
 # Every key that may be there, and which run it belongs to where it belongs to one.
 KEYS = (
-    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:children|:map:.+)?",
+    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:children|:map:.+|:stream:[^:]+)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
     rf"index:(active|{'|'.join(Status)})/[^/:]+",
@@ -99,6 +100,11 @@ async def audit_indexes(scene: Scene) -> None:
             problems.append(f"{run_id} is {status} and is to be paused")
         if status in FINAL and not ("result" in record) ^ ("failure" in record):
             problems.append(f"{run_id} is over and has not one outcome")
+    for name, stream in dump.items():
+        if (match := re.fullmatch(r"run:([^:]+):stream:([^:]+)", name)) is not None:
+            noted = parse_streams(records[match[1]].get("streams", "").encode())
+            if len(stream) != noted[match[2]].chunks:
+                problems.append(f"{name} has {len(stream)} chunks, and {noted} are noted")
     problems += _audit_schedules(dump)
     known = set(records)
     timers |= {member.partition("!")[0] for member in deadlines}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiki.records import EntryKind, Ownership, ReadyEntry, entry_rest
+from aiki.records import EntryKind, Ownership, ReadyEntry, StreamNote, entry_rest, stream_lines
 from aiki.states import Status
 from aiki.store.children import NewChild
 from tests.support.store import (
@@ -315,6 +315,61 @@ async def message_that_keeps_a_promise(scene: Scene) -> list[Argument]:
     return [RUN, "message", "", b"promise/x\nr1", "1000", "100000", *promise]
 
 
+_QUERY: list[Argument] = [RUN, "message", "60000", b"query/status\nid\n{}", "1000", "100000", ""]
+_UPDATE: list[Argument] = [
+    RUN, "update/add/id", "", b"update/add\nid\n{}", "1000", "100000", "answer/add:1#0",
+]  # fmt: skip
+
+
+@call("ask_run", [b"OK"])
+async def query_of_a_running_run(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return _QUERY
+
+
+@call("ask_run", [b"OK"])
+async def update_of_a_parked_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.park(owner, status=Status.AWAITING_EVENT)
+    return _UPDATE
+
+
+@call("ask_run")
+async def update_that_was_answered(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "answer/add:1#0")
+    await scene.finish(owner)
+    return _UPDATE
+
+
+@call("ask_run", [b"HELD", b"stalled", b"a reason"])
+async def query_of_a_stalled_run(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.runs.stall(owner, "a reason")
+    return _QUERY
+
+
+@call("answer_unrecorded", 2)
+async def answer_to_a_query(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("ask_run", *_QUERY)
+    return [RUN, owner.token, "1", "", b"id\nr1"]
+
+
+@call("answer_unrecorded", 2)
+async def refusal_of_an_update(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("ask_run", *_UPDATE)
+    return [RUN, owner.token, "1", "update/add/id", b"id\njno"]
+
+
+@call("answer_update", 0)
+async def answer_to_an_update(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    entry = entry_of(owner, EntryKind.RESULT, b"1")
+    return [RUN, owner.token, "answer/add:1#0", entry, b"id\nr1"]
+
+
 @call("wake_up", [b"OK", b"running"])
 async def waking_up_of_a_running_run(scene: Scene) -> list[Argument]:
     await _owned(scene)
@@ -327,6 +382,48 @@ async def waking_up_of_a_parked_run(scene: Scene) -> list[Argument]:
     await scene.store.runs.open_wait(owner, "sleep/x#0", _NO_PAYLOAD, lasts_ms=60000)
     await scene.park(owner, "sleep/x#0", status=Status.SLEEPING)
     return [RUN, "request", "60000"]
+
+
+_TWO_CHUNKS = stream_lines({"text": StreamNote(1, 2, 10)})
+
+
+def _chunks(first: int) -> list[Argument]:
+    return ["text", f"0-{first}", b"1 0 \n1", "text", f"0-{first + 1}", b"1 1 \n2"]
+
+
+@call("publish_chunks", 0)
+async def publishing(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1)]
+
+
+@call("publish_chunks", 0)
+async def publishing_of_more(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
+    notes = stream_lines({"text": StreamNote(2, 4, 20, is_closed=True)})
+    return [RUN, owner.token, "2", "4", notes, *_chunks(3)]
+
+
+@call("note_progress", 0)
+async def progress(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    return [RUN, owner.token, "1700000000000 1.0 2.0"]
+
+
+@call("read_chunks", [b"running", _TWO_CHUNKS, [b"1 1 \n2"]])
+async def reading_of_chunks(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
+    return [RUN, "text", "0-2", "100"]
+
+
+@call("remove_run", 1, 0)
+async def removal_of_a_run_that_has_published(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
+    await scene.finish(owner)
+    return ["0", "100", WORKFLOW]
 
 
 _CHILD = [WORKFLOW, VERSION, POOL]

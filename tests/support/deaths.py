@@ -1,14 +1,15 @@
 """Owners of runs that die in the middle of their work, as the store sees it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from aiki.records import NextAttempt, Ownership
+from aiki.records import NextAttempt, Ownership, StreamNote
 from aiki.states import Status
 from aiki.store.children import Children, NewChild
 from aiki.store.control import Control
 from aiki.store.runs import Runs
+from aiki.store.streams import Streams
 
 T = TypeVar("T")
 
@@ -81,6 +82,12 @@ class MortalRuns(Runs):
         consume = super().consume_message
         return await self.write(owner, lambda: consume(owner, key, entry, number))
 
+    async def answer_update(
+        self, owner: Ownership, key: str, entry: bytes, told: bytes
+    ) -> int | bytes:
+        answer = super().answer_update
+        return await self.write(owner, lambda: answer(owner, key, entry, told))
+
     async def park(
         self,
         owner: Ownership,
@@ -135,6 +142,24 @@ class MortalRuns(Runs):
         future = asyncio.get_running_loop().create_future()
         self._silent.append(future)
         await future
+
+
+class MortalStreams(Streams):
+    """Lets the same owners publish, as writes among the others."""
+
+    def __init__(self, streams: Streams, runs: MortalRuns) -> None:
+        vars(self).update(vars(streams))
+        self._runs = runs
+
+    async def publish(
+        self,
+        owner: Ownership,
+        published: int,
+        notes: Mapping[str, StreamNote],
+        chunks: Sequence[tuple[str, int, bytes]],
+    ) -> int | bytes:
+        publish, noted = super().publish, dict(notes)
+        return await self._runs.write(owner, lambda: publish(owner, published, noted, chunks))
 
 
 class MortalControl(Control):

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiki.handle import Handle
 from tests.support.app import App, Definition
-from tests.support.deaths import MortalChildren, MortalControl, MortalRuns
+from tests.support.deaths import MortalChildren, MortalControl, MortalRuns, MortalStreams
 from tests.support.programs import WITNESS
 from tests.support.waiting import eventually
 
@@ -27,6 +27,7 @@ async def one_life(
     """
     client = await app.connect()
     client.store.runs = runs = MortalRuns(client.store.runs, unheard=unheard)
+    client.store.streams = MortalStreams(client.store.streams, runs)
     client.store.control = MortalControl(client.store.control, runs)
     client.store.children = MortalChildren(client.store.children, runs)
     runs.left.update(writes)

@@ -3,7 +3,7 @@
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
 import aiki
-from aiki import Client, Registry, Run, WorkflowVersion, task, workflow
+from aiki import Client, Registry, Run, WorkflowVersion, task, topic, workflow
 
 
 @task
@@ -49,6 +49,57 @@ async def a_workflow_wants_a_client_and_its_arguments(run: Run, client: Client) 
     orders_v1.start(client, 1.0)  # type: ignore[unused-coroutine]
     handle = await orders_v1.start(client, 1.0)
     return await handle.wait_for_completion()  # type: ignore[return-value]
+
+
+class Basket:
+    items: tuple[str, ...] = ()
+
+
+@orders_v1.query
+def count(state: Basket, least: int) -> int:
+    return max(least, len(state.items))
+
+
+@orders_v1.update
+async def add(run: Run, state: Basket, item: str) -> int:
+    await check.start(run, 1.0)
+    state.items += (item,)
+    return len(state.items)
+
+
+@orders_v1.update  # type: ignore[arg-type]
+def plain_update(run: Run, state: Basket) -> None: ...
+
+
+@orders_v1.update  # type: ignore[arg-type]
+async def update_without_run(state: Basket, item: str) -> None: ...
+
+
+@add.validator  # type: ignore[arg-type]
+def check_another(state: Basket, item: int) -> None: ...
+
+
+async def what_is_asked_has_types(run: Run, client: Client) -> str:
+    handle = client.handle("id")
+    await count.ask(handle)  # type: ignore[call-arg]
+    await count.ask(handle, "one")  # type: ignore[arg-type]
+    await count.ask(client, 1)  # type: ignore[arg-type]
+    await add.ask(run, "cup")  # type: ignore[arg-type]
+    await add.ask(handle, "cup", id="id")  # type: ignore[call-arg]
+    add.with_options(id=7)  # type: ignore[arg-type]
+    count.with_options(id="id")  # type: ignore[call-arg]
+    return await add.ask(handle, "cup")  # type: ignore[return-value]
+
+
+words = topic("words", str)
+
+
+async def a_topic_has_chunks_of_its_type(run: Run, client: Client) -> None:
+    run.publish(words, 1)  # type: ignore[misc]
+    run.publish("words", "a word")  # type: ignore[arg-type]
+    run.progress("half")  # type: ignore[arg-type]
+    async for chunk in client.handle("id").stream(words):
+        chunk.data + 1  # type: ignore[operator]
 
 
 async def children_want_a_run_and_their_arguments(run: Run, client: Client) -> str:

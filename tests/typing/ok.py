@@ -150,6 +150,59 @@ def covariance() -> tuple[Task[[str], object, object], Start[[str], object], Cal
     return sending, orders_v2, orders_v2.bind("id")
 
 
+class Basket:
+    items: tuple[str, ...] = ()
+
+
+@orders_v1.query
+def count(state: Basket, *, twice: bool = False) -> int:
+    return len(state.items) * (1 + twice)
+
+
+@orders_v1.update
+async def add(run: Run, state: Basket, order: Order) -> str:
+    assert_type(await run.until("some", lambda: state.items, timeout=1), bool)
+    return await pay.start(run, order)
+
+
+@add.validator
+def check_add(state: Basket, order: Order) -> None:
+    assert state.items or order.id
+
+
+@orders_v1.query(name="another name")
+def first(state: Basket) -> str | None:
+    return state.items[0] if state.items else None
+
+
+@orders_v1.update(name="clear all")
+async def clear(run: Run, state: Basket) -> None:
+    assert_type(run.state(Basket), Basket)
+    state.items = ()
+
+
+async def asking(handle: Handle[str], order: Order) -> None:
+    assert_type(await count.ask(handle, twice=True), int)
+    assert_type(await first.with_options(timeout=None).ask(handle), str | None)
+    assert_type(await add.ask(handle, order), str)
+    assert_type(await add.with_options(id="id", timeout=5).ask(handle, order), str)
+    assert_type(await clear.ask(handle), None)
+
+
+words = aiki.topic("words", str)
+points = aiki.topic("orders", Order)
+
+
+async def streams(handle: Handle[str], run: Run, order: Order) -> None:
+    run.publish(words, "a word")
+    aiki.current_step().publish(points, order)
+    run.progress(1, 2.5)
+    async for chunk in handle.stream(points, from_offset=3):
+        assert_type(chunk, aiki.Chunk[Order])
+        assert_type(chunk.data.total, float)
+    assert_type(await handle.progress(), aiki.Progress | None)
+
+
 async def starts(client: Client, run: Run, order: Order) -> None:
     handle = await orders_v1.start(client, order, client=True)
     assert_type(handle, Handle[str])

@@ -22,7 +22,8 @@ local done, taken, elsewhere, owned, seen = {}, {}, {}, {}, {}
 local function look(entry, id, wanted, secret)
   local run = p .. 'run:' .. id
   local r = redis.pcall('HMGET', run, 'status', 'epoch', 'token', 'quarantine', 'created',
-    'input', 'cancel', 'cancel_at', 'news', 'wakes', 'generation', 'attempt', 'begun', 'seed')
+    'input', 'cancel', 'cancel_at', 'news', 'wakes', 'generation', 'attempt', 'begun', 'seed',
+    'streams')
   if r.err then
     return { 'REFUSED', r.err }
   end
@@ -64,7 +65,7 @@ local function look(entry, id, wanted, secret)
     owned[#owned + 1] = id
     seen[id] = true
   end
-  return { 'RUN', epoch, time, { unpack(r, 5, 14) }, journal, mail }
+  return { 'RUN', epoch, time, { unpack(r, 5, 15) }, journal, mail }
 end
 
 local reply = {}

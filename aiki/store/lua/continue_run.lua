@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- uses: clock, ready, index, enqueue
 -- Begin a run anew with another input: a fresh journal in the next generation of the same run. What
--- it was sent and has not taken stays, and so does a cancel that its handler has not seen.
+-- it was sent and has not taken stays, and so does a cancel that its handler has not seen. Its
+-- streams go on; of their chunks, the new handler has told none.
 -- KEYS  the key prefix
 -- ARGV  run id, token, incarnation, input
 -- Reply 'OK'; 'FENCED'
@@ -9,7 +10,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'token', 'generation', 'maps')
+local f = redis.call('HMGET', run, 'token', 'generation', 'maps', 'streams')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
@@ -17,6 +18,10 @@ local r = queue_fields(run)
 r[4] = ms(r[4] + 1)
 enqueue(id, run, r, 'running', ms(now()), 'input', ARGV[4],
   'generation', ms((tonumber(f[2]) or 0) + 1))
+if f[4] then
+  local fresh = string.gsub('\n' .. f[4], '\n%d+ ', '\n0 ')
+  redis.call('HSET', run, 'streams', string.sub(fresh, 2))
+end
 redis.call('HDEL', run, 'attempt', 'begun', 'progress', 'waits', 'wake', 'reason', 'maps')
 redis.call('UNLINK', run .. ':journal')
 for map in string.gmatch(f[3] or '', '[^\n]+') do

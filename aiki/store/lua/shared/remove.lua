@@ -7,7 +7,8 @@ local function is_awaited(held, parent)
     and status ~= 'cancelled' and status ~= 'deleted'
 end
 local function remove(id, run)
-  local f = redis.call('HMGET', run, 'reference', 'tags', 'start_by', 'finish_by', 'maps', 'kin')
+  local f = redis.call('HMGET', run, 'reference', 'tags', 'start_by', 'finish_by', 'maps', 'kin',
+    'streams')
   if f[1] then
     redis.call('DEL', p .. f[1])
   end
@@ -23,6 +24,10 @@ local function remove(id, run)
   if f[6] then
     redis.call('UNLINK', run .. ':children')
     redis.pcall('SREM', p .. 'cascades', id)
+  end
+  -- Its owner notes its streams, each in a line: three words and the topic.
+  for topic in string.gmatch(f[7] or '', '%S+ %S+ %S+ ([^\n]+)\n') do
+    redis.call('UNLINK', run .. ':stream:' .. topic)
   end
   redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen')
 end
