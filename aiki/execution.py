@@ -148,7 +148,8 @@ class Execution:
             if self._handler is not None and not self._handler.done():
                 left.append(self._handler)
             if not left:
-                self._handler = self._news = None  # they refer to the run: a cycle otherwise
+                # They refer to the run: a cycle otherwise
+                self._handler = self._news = self._answers = None
                 return True
             for task in left:
                 task.cancel()
@@ -386,6 +387,7 @@ class Execution:
         takes some turns to hear of it, and the store counts it as seen already.
         """
         operation.state = State.WAITING
+        operation.coming = coming
         operation.until = until
         operation.parks_as = parks_as
         if self._suspending:

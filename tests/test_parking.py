@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 
 import pytest
 
 from aiki import Run, RunCancelled, Status, current_step, fixed, task, workflow
+from aiki.operation import Operation, Operations, State
 from aiki.records import Ownership
 from aiki.store.runs import Runs
 from tests.support.app import App, becomes, outcomes
@@ -291,3 +293,18 @@ async def test_a_worker_that_stops_while_a_run_is_being_parked_hands_it_back(
     await site.app.serve(wf)
     assert await handle.wait_for_completion(60) == "a"
     assert site.app.ledger.lines() == ["a 1", "a 2"]
+
+
+async def test_a_wait_that_is_over_and_not_heard_of_yet_is_not_slept_over() -> None:
+    """What waits for a message needs turns to hear of it, which the store counts as seen."""
+    loop = asyncio.get_running_loop()
+    coming: asyncio.Future[None] = loop.create_future()
+    task = asyncio.current_task()
+    assert task is not None
+    operation = Operation("event/paid#0", None, task)
+    operation.state, operation.until, operation.coming = State.WAITING, math.inf, coming
+    operations = Operations()
+    operations.add(operation)
+    assert operations.all_wait_beyond(loop.time())
+    coming.set_result(None)
+    assert not operations.all_wait_beyond(loop.time())
