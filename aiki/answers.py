@@ -16,6 +16,7 @@ from aiki.asked import (
     UPDATE,
     Asked,
     answer,
+    answer_key,
     read_question,
     unfit,
     unknown,
@@ -79,7 +80,7 @@ class Answers:
             kind, _, name = message.topic.partition("/")
             question_id, payload = read_question(message.payload)
             told = answer(question_id, *self._answer(kind, name, payload))
-            forget = f"{message.topic}/{question_id}" if kind == UPDATE else ""
+            forget = answer_key(name, question_id) if kind == UPDATE else ""
             sending = self._mailbox.answer_unrecorded(self._owner, message.number, forget, told)
             is_heard = await self._written(f"the answer to {message.topic}", sending)
         self._answering = None

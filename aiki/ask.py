@@ -8,7 +8,7 @@ from types import EllipsisType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from aiki.annotations import resolved
-from aiki.asked import QUERY, UPDATE, Asked, answer_address, state_class
+from aiki.asked import QUERY, UPDATE, Asked, answer_key, state_class
 from aiki.definition import appearance, checked_function, default_name, source
 from aiki.durations import Seconds, seconds
 from aiki.errors import DefinitionError
@@ -124,7 +124,7 @@ class Update(Generic[P, R_co]):
             payload,
             timeout=self._timeout,
             update_id=update_id,
-            answer_key=f"{answer_address(asked.name, update_id)}#0",
+            answer_key=answer_key(asked.name, update_id),
         )
         result: R_co = asked.result.decode(answered)
         return result

@@ -74,6 +74,11 @@ def answer_address(name: str, update_id: str) -> str:
     return address(f"answer/{name}", update_id.encode())
 
 
+def answer_key(name: str, update_id: str) -> str:
+    """Give the key of that answer, by which the update is known in its run's mailbox too."""
+    return f"{answer_address(name, update_id)}#0"
+
+
 def question(question_id: str, payload: bytes) -> bytes:
     """Give the stored form of a question."""
     return question_id.encode() + b"\n" + payload

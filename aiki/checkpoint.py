@@ -28,6 +28,7 @@ ON_FAILURE = b"on_failure"
 _TOLD = 150  # characters by which a message is known again where it was cut
 _HOOK = address("", ON_FAILURE)
 _FAILED = (EntryKind.FAILURE, EntryKind.CANCELLED)  # the second of a child
+_SETTLED = ("promise/", "answer/")
 _KEPT = (EntryKind.RESULT, EntryKind.NOTE, EntryKind.OPEN)
 
 
@@ -51,11 +52,11 @@ def checkpoint(journal: Mapping[str, Entry], failure: Failure | None) -> Checkpo
     journal = {key: entry for key, entry in journal.items() if key not in told}
     since = _since(journal, failure)
     late = {key: entry for key, entry in journal.items() if entry.seq >= since}
-    # What somebody else has decided is not tried again.
+    # What somebody else has decided, or was told, is not tried again.
     dropped = [
         key
         for key, entry in late.items()
-        if entry.kind not in _KEPT and not (entry.kind in _FAILED and key.startswith("promise/"))
+        if entry.kind not in _KEPT and not (entry.kind in _FAILED and key.startswith(_SETTLED))
     ]
     stays = [key for key in late if key not in set(dropped)]
     loosened = [key for key in stays if late[key].kind in (EntryKind.RESULT, EntryKind.FAILURE)]

@@ -26,7 +26,6 @@ class Question:
         self._run_id = run_id
         self._topic = topic
         self._id = update_id or new_token()
-        self._is_update = update_id is not None
         self._answer_key = answer_key
         self._message = question(self._id, payload)
 
@@ -51,7 +50,6 @@ class Question:
                         self._run_id,
                         self._topic,
                         self._message,
-                        message_id=f"{self._topic}/{self._id}" if self._is_update else None,
                         answer_key=self._answer_key,
                         timeout=timeout,
                     )

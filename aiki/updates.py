@@ -26,6 +26,7 @@ from aiki.asked import (
     Asked,
     answer,
     answer_address,
+    answer_key,
     read_question,
     unfit,
     unknown,
@@ -190,8 +191,8 @@ class Updates:
         run = self._execution
         update_id, _ = read_question(message.payload)
         told = answer(update_id, kind, payload)
-        message_id = f"{message.topic}/{update_id}"
-        sending = run.host.mailbox.answer_unrecorded(run.owner, message.number, message_id, told)
+        forget = answer_key(message.topic.partition("/")[2], update_id)
+        sending = run.host.mailbox.answer_unrecorded(run.owner, message.number, forget, told)
         if not await run.written(f"the answer to {message.topic}", sending):
             await run.never()
 

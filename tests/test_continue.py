@@ -1,6 +1,7 @@
 """Runs that begin anew with a fresh journal, under the id that they have."""
 
 import asyncio
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -15,6 +16,7 @@ from aiki import (
     event,
     resolve,
     task,
+    topic,
     workflow,
 )
 from tests.support.app import App, becomes
@@ -78,6 +80,83 @@ async def test_what_was_sent_and_not_taken_is_carried_over_in_order_and_once(app
     await told.send(handle, 1, idempotency_key="n1")  # it came in the first generation
     await told.send(handle, 6)
     assert await handle.wait_for_completion(60) == 123456
+
+
+@dataclass
+class Sum:
+    of: list[int] = field(default_factory=list[int])
+    is_full: bool = False
+
+
+async def test_an_update_is_answered_once_whatever_generation_it_is_asked_again_in(
+    app: App,
+) -> None:
+    entered, opened = asyncio.Event(), asyncio.Event()
+
+    @task
+    async def keep(number: int) -> int:
+        app.ledger.note(f"keep {number}")
+        entered.set()
+        await opened.wait()
+        return number
+
+    wf = workflow("updated-anew")
+
+    @wf.v("1.0.0")
+    async def updated(run: Run, left: int) -> list[int]:
+        state = run.state(Sum)
+        await run.until("full", lambda: state.is_full)
+        if left:
+            await run.continue_as_new(left - 1)
+        return state.of
+
+    @updated.update
+    async def add(run: Run, state: Sum, number: int) -> int:
+        state.is_full = True
+        state.of.append(await keep.start(run, number))
+        return 10 * number
+
+    await app.serve(wf)
+    handle = await updated.start(app.client, 1)
+    first = add.with_options(id="first")
+    asking = asyncio.create_task(first.ask(handle, 1))
+    await entered.wait()  # the handler goes on already, and continues once this has its answer
+    opened.set()
+    assert await asking == 10
+
+    async def is_anew() -> bool:
+        return (await handle.describe()).generation == 1
+
+    await eventually(is_anew)
+    assert await first.ask(handle, 1) == 10
+    assert await add.with_options(id="second").ask(handle, 2) == 20
+    assert await handle.wait_for_completion(60) == [2]
+    assert await first.ask(handle, 1) == 10
+    assert set(app.ledger.lines()) == {"keep 1", "keep 2"}
+
+
+async def test_streams_go_on_in_the_next_generation(app: App) -> None:
+    words = topic("words", str)
+
+    @task
+    async def say(word: str) -> None:
+        current_step().publish(words, word)
+
+    async def handler(run: Run, left: int) -> None:
+        run.publish(words, f"begin {left}")
+        await say.start(run, "the same")
+        if left:
+            await run.continue_as_new(left - 1)
+
+    version = workflow("streaming-anew").v("1.0.0", exec=handler)
+    await app.serve(version)
+    handle = await version.start(app.client, 2)
+    chunks = [chunk async for chunk in handle.stream(words)]
+    assert [chunk.data for chunk in chunks if not chunk.step] == ["begin 2", "begin 1", "begin 0"]
+    said = [chunk for chunk in chunks if chunk.step]
+    assert [chunk.data for chunk in said] == ["the same"] * 3
+    assert len({chunk.step for chunk in said}) == 3, "whose each is, is told"
+    assert [chunk.offset for chunk in chunks] == list(range(6))
 
 
 async def test_a_token_of_an_older_generation_resolves_nothing_in_a_later_one(app: App) -> None:

@@ -15,6 +15,8 @@ from aiki.store.scripts import SCRIPTS
 
 # A start may be sent again for an hour; a run that was deleted must not be started by that.
 TOMBSTONE_SECONDS = 2 * 3600
+# Who asked for an update may have been cut off before the run began anew.
+ANSWERS_KEPT_MS = 24 * 3600 * 1000
 
 _PAUSE = SCRIPTS["pause_run"].sha
 _RESUME = SCRIPTS["resume_run"].sha
@@ -128,10 +130,13 @@ class Control:
         return reply
 
     async def continue_run(self, owner: Ownership, payload: bytes) -> bytes:
-        """Begin a run anew with another input: OK or FENCED."""
+        """Begin a run anew with another input: OK or FENCED.
+
+        The answers of its updates so far are kept for a day.
+        """
         reply: bytes = await self._link.send((
             "EVALSHA", _CONTINUE, "1", self._base, owner.run_id, owner.token, owner.incarnation,
-            payload,
+            payload, str(ANSWERS_KEPT_MS),
         ))  # fmt: skip
         return reply
 

@@ -69,13 +69,12 @@ class Mailbox:
         topic: str,
         payload: bytes,
         *,
-        message_id: str | None,
         answer_key: str,
         timeout: float,
     ) -> bytes | None:
         """Put a question into a run's mailbox; the recorded answer, where an update has one.
 
-        An update has a message id, and the key under which its answer is recorded.
+        `answer_key` is the key under which the answer to an update is recorded, and '' for a query.
 
         Raises:
             NotFound: there is no such run.
@@ -83,9 +82,9 @@ class Mailbox:
             LimitExceeded: too much lies there unread.
         """
         command = (
-            "EVALSHA", _ASK, "1", self._base, run_id, message_id or new_token(),
-            str(QUERY_MS) if message_id is None else "", topic.encode() + b"\n" + payload,
-            str(MAX_UNREAD), str(MAX_UNREAD_BYTES), answer_key,
+            "EVALSHA", _ASK, "1", self._base, run_id, answer_key or new_token(),
+            "" if answer_key else str(QUERY_MS), topic.encode() + b"\n" + payload,
+            str(MAX_UNREAD), str(MAX_UNREAD_BYTES),
         )  # fmt: skip
         word, *rest = await self._link.send_within(command, timeout)
         if word == b"HELD":
@@ -101,7 +100,7 @@ class Mailbox:
     ) -> int | bytes:
         """Take a question out of the mailbox and answer it: flags or FENCED.
 
-        `forget` is the message id of an update that may be sent again.
+        `forget` is the key of an update's answer, where it may be sent again.
         """
         reply: int | bytes = await self._link.send((
             "EVALSHA", _ANSWER, "1", self._base, owner.run_id, owner.token, str(number), forget,

@@ -12,7 +12,7 @@ from tests.support.store import Dump, Scene
 
 # Every key that may be there, and which run it belongs to where it belongs to one.
 KEYS = (
-    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:children|:map:.+|:stream:[^:]+)?",
+    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:answers|:children|:map:.+|:stream:[^:]+)?",
     r"idem:[^/{}]+",
     r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
     rf"index:(active|{'|'.join(Status)})/[^/:]+",

@@ -315,9 +315,9 @@ async def message_that_keeps_a_promise(scene: Scene) -> list[Argument]:
     return [RUN, "message", "", b"promise/x\nr1", "1000", "100000", *promise]
 
 
-_QUERY: list[Argument] = [RUN, "message", "60000", b"query/status\nid\n{}", "1000", "100000", ""]
+_QUERY: list[Argument] = [RUN, "message", "60000", b"query/status\nid\n{}", "1000", "100000"]
 _UPDATE: list[Argument] = [
-    RUN, "update/add/id", "", b"update/add\nid\n{}", "1000", "100000", "answer/add:1#0",
+    RUN, "answer/add:1#0", "", b"update/add\nid\n{}", "1000", "100000",
 ]  # fmt: skip
 
 
@@ -342,6 +342,14 @@ async def update_that_was_answered(scene: Scene) -> list[Argument]:
     return _UPDATE
 
 
+@call("ask_run")
+async def update_that_an_earlier_generation_answered(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "answer/add:1#0")
+    await scene.script("continue_run", RUN, owner.token, WORKER, b"{}", "60000")
+    return _UPDATE
+
+
 @call("ask_run", [b"HELD", b"stalled", b"a reason"])
 async def query_of_a_stalled_run(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
@@ -360,7 +368,7 @@ async def answer_to_a_query(scene: Scene) -> list[Argument]:
 async def refusal_of_an_update(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.script("ask_run", *_UPDATE)
-    return [RUN, owner.token, "1", "update/add/id", b"id\njno"]
+    return [RUN, owner.token, "1", "answer/add:1#0", b"id\njno"]
 
 
 @call("answer_update", 0)
@@ -424,6 +432,16 @@ async def removal_of_a_run_that_has_published(scene: Scene) -> list[Argument]:
     await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
     await scene.finish(owner)
     return ["0", "100", WORKFLOW]
+
+
+@call("delete_run", [b"OK"])
+async def deletion_of_a_run_that_has_published_and_answered(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
+    await scene.commit(owner, "answer/add:1#0")
+    await scene.script("continue_run", RUN, owner.token, WORKER, b"{}", "60000")
+    await scene.finish((await scene.take(WORKER)).ownership)
+    return [RUN, "7200"]
 
 
 _CHILD = [WORKFLOW, VERSION, POOL]
@@ -839,7 +857,18 @@ async def continuation(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     await scene.commit(owner, "step#0")
     await scene.post(RUN)
-    return [RUN, owner.token, WORKER, b"{}"]
+    return [RUN, owner.token, WORKER, b"{}", "60000"]
+
+
+@call("continue_run", b"OK", b"FENCED")
+async def continuation_of_what_was_published_and_answered(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
+    await scene.commit(owner, "answer/add:1#0")
+    await scene.script("continue_run", RUN, owner.token, WORKER, b"{}", "60000")
+    owner = (await scene.take(WORKER)).ownership
+    await scene.commit(owner, "answer/add:2#0")
+    return [RUN, owner.token, WORKER, b"{}", "60000"]
 
 
 @call("fork_run", [b"OK", b"0-fork"])

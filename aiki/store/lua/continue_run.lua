@@ -2,9 +2,10 @@
 -- uses: clock, ready, index, enqueue
 -- Begin a run anew with another input: a fresh journal in the next generation of the same run. What
 -- it was sent and has not taken stays, and so does a cancel that its handler has not seen. Its
--- streams go on; of their chunks, the new handler has told none.
+-- streams go on; of their chunks, the new handler has told none. Answers to its updates stay for a
+-- time: who is asking may not have heard them.
 -- KEYS  the key prefix
--- ARGV  run id, token, incarnation, input
+-- ARGV  run id, token, incarnation, input, ms for which answers are kept
 -- Reply 'OK'; 'FENCED'
 -- From  running -> queued, or paused where that is asked for
 local p = KEYS[1]
@@ -14,15 +15,28 @@ local f = redis.call('HMGET', run, 'token', 'generation', 'maps', 'streams')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
+local at = now()
 local r = queue_fields(run)
 r[4] = ms(r[4] + 1)
-enqueue(id, run, r, 'running', ms(now()), 'input', ARGV[4],
+enqueue(id, run, r, 'running', ms(at), 'input', ARGV[4],
   'generation', ms((tonumber(f[2]) or 0) + 1))
 if f[4] then
   local fresh = string.gsub('\n' .. f[4], '\n%d+ ', '\n0 ')
   redis.call('HSET', run, 'streams', string.sub(fresh, 2))
 end
 redis.call('HDEL', run, 'attempt', 'begun', 'progress', 'waits', 'wake', 'reason', 'maps')
+for _, key in ipairs(redis.call('HKEYS', run .. ':answers')) do
+  if tonumber(redis.call('ZSCORE', run .. ':seen', key) or 0) <= at then
+    redis.call('HDEL', run .. ':answers', key)
+    redis.call('ZREM', run .. ':seen', key)
+  end
+end
+for _, key in ipairs(redis.call('HKEYS', run .. ':journal')) do
+  if string.find(key, '^answer/') then
+    redis.call('HSET', run .. ':answers', key, redis.call('HGET', run .. ':journal', key))
+    redis.call('ZADD', run .. ':seen', ms(at + ARGV[5]), key)
+  end
+end
 redis.call('UNLINK', run .. ':journal')
 for map in string.gmatch(f[3] or '', '[^\n]+') do
   redis.call('UNLINK', run .. ':map:' .. map)

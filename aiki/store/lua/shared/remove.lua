@@ -29,5 +29,5 @@ local function remove(id, run)
   for topic in string.gmatch(f[7] or '', '%S+ %S+ %S+ ([^\n]+)\n') do
     redis.call('UNLINK', run .. ':stream:' .. topic)
   end
-  redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen')
+  redis.call('UNLINK', run, run .. ':journal', run .. ':mailbox', run .. ':seen', run .. ':answers')
 end
