@@ -20,6 +20,8 @@ help:
 	@echo 'make types     mypy and pyright, both strict'
 	@echo 'make coverage  run all tests and show the branches they miss'
 	@echo 'make bench     run the benchmark'
+	@echo 'make bench-peers   the same work beside DBOS, Restate, Celery and others'
+	@echo 'make bench-growth  what a run costs as things grow'
 	@echo 'make build     build wheel and sdist into dist/, and try the wheel elsewhere'
 	@echo 'make ci        all that the continuous integration does'
 	@echo 'make clean     remove .venv, builds and caches'
@@ -65,6 +67,11 @@ coverage: $(READY)
 bench: $(READY)
 	$(RUN) -m tests.benchmarks
 
+# Each peer in an environment of its own under .peers/, made the first time. About 12 minutes.
+.PHONY: bench-peers
+bench-peers: $(READY)
+	$(RUN) -m tests.benchmarks.peers $(ARGS)
+
 .PHONY: build
 build: $(READY)
 	rm -rf build dist
@@ -77,7 +84,7 @@ ci:
 
 .PHONY: clean
 clean:
-	rm -rf .venv build dist aiki.egg-info htmlcov .coverage .coverage.*
+	rm -rf .venv .peers build dist aiki.egg-info htmlcov .coverage .coverage.*
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
