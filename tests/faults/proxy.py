@@ -11,9 +11,10 @@ import random
 import socket
 import struct
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from aiki.store.scripts import SCRIPTS
 from tests.faults.frames import Frames
@@ -141,7 +142,7 @@ class _Connection:
             self.close()
             self.ended.set()
             return
-        pumps = [
+        pumps: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._pump(self._reader, writer, self._on_request)),
             asyncio.create_task(self._pump(reader, self._writer, self._on_reply)),
             asyncio.create_task(self._over.wait()),
@@ -171,7 +172,12 @@ class _Connection:
         self._writer.transport.abort()
         self._over.set()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pass_) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        look_at: Callable[[bytes], bytes],
+    ) -> None:
         loop, proxy, frames = asyncio.get_running_loop(), self._proxy, Frames()
         on_its_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
@@ -188,7 +194,7 @@ class _Connection:
         try:
             with suppress(ConnectionError):
                 while data := await reader.read(_CHUNK):
-                    passed = b"".join(filter(None, map(pass_, frames.feed(data))))
+                    passed = b"".join(map(look_at, frames.feed(data)))
                     late = proxy.delay + proxy.rng.uniform(-proxy.jitter, proxy.jitter)
                     if late > 0:
                         proxy.fired["delayed"] += 1

@@ -72,7 +72,8 @@ async def test_a_reply_of_any_script_that_the_network_loses_doubles_nothing(
             await site.ends(found)
 
 
-@pytest.mark.parametrize("lasts", [6.0, pytest.param(25.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lasts", [6.0, 25.0])
 async def test_connections_that_turn_silent_are_found_out_and_replaced(
     tmp_path: Path, lasts: float
 ) -> None:
@@ -113,6 +114,7 @@ async def test_a_slow_line_that_breaks_now_and_then_costs_nothing_but_time(
             await traffic.end()
 
 
+@pytest.mark.slow
 async def test_a_slow_line_is_no_fault_at_all(tmp_path: Path) -> None:
     """Checks I1 to I4: at 50 ms each way nothing is taken for broken, and nothing done twice."""
     async with site_at(tmp_path, proxied=True) as site:
@@ -130,7 +132,8 @@ async def test_a_slow_line_is_no_fault_at_all(tmp_path: Path) -> None:
             await site.ends(found)
 
 
-@pytest.mark.parametrize("away", [4.0, pytest.param(60.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("away", [4.0, 60.0])
 async def test_a_server_that_refuses_connections_is_waited_for_in_peace(
     tmp_path: Path, away: float
 ) -> None:
@@ -153,6 +156,7 @@ async def test_a_server_that_refuses_connections_is_waited_for_in_peace(
             await traffic.end()
 
 
+@pytest.mark.slow
 async def test_a_server_that_has_no_connection_left_is_waited_for(tmp_path: Path) -> None:
     """Checks I1 to I5, I13 and I16: backpressure, and not a crash."""
     async with site_at(tmp_path) as site:
@@ -222,7 +226,7 @@ async def test_hints_alone_are_prompt(app: App, monkeypatch: pytest.MonkeyPatch)
     @wf.v("1.0.0")
     async def prompt(run: Run) -> str:
         await run.sleep("short", 1.5)
-        return await letter.wait(run, timeout=600)
+        return str(await letter.wait(run, timeout=600))
 
     await app.serve(wf, heartbeat=20.0, inline_wait=0.5)
     handle = await prompt.start(app.client)
