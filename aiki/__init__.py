@@ -24,6 +24,7 @@ from aiki.errors import (
     RunCancelled,
     RunFailed,
     StoreRefused,
+    StoreReplaced,
     StoreUnavailable,
     TaskFailed,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "Start",
     "Status",
     "StoreRefused",
+    "StoreReplaced",
     "StoreUnavailable",
     "Task",
     "TaskFailed",

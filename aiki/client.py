@@ -33,6 +33,7 @@ from aiki.listing import list_runs
 from aiki.names import checked_name
 from aiki.options import packed
 from aiki.records import StoredSchedule
+from aiki.revival import Revival
 from aiki.schedule import Timing
 from aiki.schedule_handle import ScheduleHandle, ScheduleStatus, described
 from aiki.states import Status
@@ -132,10 +133,18 @@ class Client:
         if not 0 < self._start_timeout <= LONGEST_START:
             raise ConfigError("start_timeout is more than 0 seconds and at most an hour")
         self._around = checked_around(middleware)
+        self._follows = ""
         self._embedded: EmbeddedServer | None = None
         self._store: Store | None = None
         self._completions: Completions | None = None
         self._hints: Hints | None = None
+
+    def follow(self, store_id: str) -> None:
+        """Be the client of a worker whose supervisor serves the store of this id.
+
+        It opens no other one, and leaves it to the supervisor to start an embedded server again.
+        """
+        self._follows = store_id
 
     async def connect(self) -> None:
         """Open the connection; `async with` does it.
@@ -150,9 +159,12 @@ class Client:
         if address is None:
             self._embedded = EmbeddedServer(self._data_dir, durability=self._durability)
             address = Address(await asyncio.to_thread(self._embedded.attach))
-        store = Store(address, self._namespace)
+        revive = None
+        if self._embedded is not None and not self._follows:
+            revive = Revival(self._embedded)
+        store = Store(address, self._namespace, revive=revive)
         try:
-            await store.open()
+            await store.open(self._follows)
         except BaseException:
             await store.close()
             await self._detach()

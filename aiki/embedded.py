@@ -32,6 +32,7 @@ from aiki.valkey_server import (
     Answer,
     Launch,
     ServerProcess,
+    died,
     launch,
 )
 from aiki.valkey_setup import (
@@ -104,6 +105,27 @@ class EmbeddedServer:
                     raise _unusable(self._directory, error) from error
                 raise
             return f"unix://{quote(self._server.socket)}"
+
+    def revive(self) -> None:
+        """Start the server again if it has died, on the same data and the same URL.
+
+        The use goes on, whatever comes of it. Where another process is at it already, nothing is
+        done. Raises as `attach` does.
+        """
+        with self._mutex:
+            locks = self._locks
+            if locks is None or not locks.are_valid() or not locks.server.hold():
+                return
+            try:
+                if locks.alive.hold():
+                    _logger.error("%s", died(self._directory))
+                    self._server = self._find_or_start(locks)
+            except OSError as error:
+                raise _unusable(self._directory, error) from error
+            finally:
+                # A server that lives has it; after a failure nobody must seem to.
+                locks.alive.release()
+                locks.server.release()
 
     def detach(self) -> None:
         """End this use, and stop the server if it was the last one.

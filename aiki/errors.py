@@ -128,6 +128,10 @@ class StoreRefused(AikiError):
     """The store answered, and did not do what was asked."""
 
 
+class StoreReplaced(StoreRefused):
+    """The store is not the one that it was: it was flushed, restored or replaced."""
+
+
 class NonRetryable(AikiError):
     """Raised by a task to fail at once, whatever its retry policy says."""
 

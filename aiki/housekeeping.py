@@ -21,6 +21,7 @@ TIMERS_EVERY = 5.0  # without a hint of an earlier one
 CASCADES_EVERY = 10.0  # likewise
 RETENTION_EVERY = 60.0
 IDLE_EVERY = 10.0
+SERVER_EVERY = 15.0
 RETENTION = 7 * 86400.0  # seconds that a finished run is kept
 UNSERVED_EVERY = 60.0
 UNSERVED_AFTER = 86400.0  # seconds that a run waits for somebody who serves its version
@@ -59,6 +60,7 @@ class Housekeeping:
                 self._stall_unserved,
                 self._remove,
                 self._sweep,
+                self._look_at_the_server,
             ),
             0.0,
         )
@@ -162,6 +164,13 @@ class Housekeeping:
         while await self._store.timers.remove_finished(retention, workflows) == BATCH:
             pass
         return min(RETENTION_EVERY, max(1.0, retention / 10))
+
+    async def _look_at_the_server(self) -> float:
+        store = self._store
+        wrong = "; ".join(await store.preflight.look_again(store.link))
+        if wrong:  # each time, since a key that is evicted is a run that is lost
+            _logger.error("%s is about to lose runs: %s", store.address.described, wrong)
+        return SERVER_EVERY
 
     async def _sweep(self) -> float:
         for run_id, words in await self._store.timers.sweep():

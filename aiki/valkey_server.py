@@ -49,6 +49,8 @@ LONGEST_LOG = 1 << 20
 _SETTINGS = "server.conf"
 _LAUNCHER = ("/bin/sh", "-c", f'read -r go && exec "$1" - <{_SETTINGS}', "aiki-server")
 
+_LAST_WORDS = 4096  # bytes of the log
+
 # What the shell and the server end with.
 _CANNOT_EXECUTE = (126, 127)
 _STOPPED_OR_KILLED = (0, -9)
@@ -175,6 +177,22 @@ class Launch:
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace").splitlines()
+
+
+def died(directory: Path) -> str:
+    """Say that the server of a directory is no more, and what its log tells of that."""
+    try:
+        with (directory / LOG).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_WORDS))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = [line.partition(" # ")[2] for line in lines if " # " in line][-3:]
+    advice = ""
+    if any("No space left" in line for line in said):
+        advice = f"The disk of {directory} is full: free some space there. "
+    log_says = "\n".join([f"Its log, {directory / LOG}, says:", *said]) if said else ""
+    return f"The server of {directory} has died; it is started again. {advice}{log_says}".rstrip()
 
 
 def launch(directory: Path, durability: Durability, lock: int) -> Launch:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
 from aiki.client import Client
-from aiki.errors import AikiError
+from aiki.errors import AikiError, StoreReplaced
 from aiki.firing import Firing
 from aiki.housekeeping import Housekeeping
 from aiki.supervisor.recovery import Dead, Verdict, give_back, give_back_of_the_gone
@@ -34,9 +34,15 @@ _LAST_WORDS = 10.0
 class Duties:
     """A supervisor's connection to the store, and what it does there."""
 
-    def __init__(self, settings: Settings, on_quarantine: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_quarantine: Callable[[int], None],
+        on_replaced: Callable[[StoreReplaced], None],
+    ) -> None:
         self._settings = settings
         self._on_quarantine = on_quarantine
+        self._on_replaced = on_replaced
         self._id = secrets.token_hex(8)
         self._open = AsyncExitStack()
         self._client: Client | None = None
@@ -110,6 +116,9 @@ class Duties:
         while True:
             try:
                 quarantined, _ = await workers.beat_supervisor(self._id, _BEAT * _BEATS_PER_LIFE)
+            except StoreReplaced as error:
+                self._on_replaced(error)
+                return
             except AikiError as error:
                 if not is_troubled:
                     logger.warning("the supervisor cannot beat: %s", error)

@@ -24,3 +24,4 @@ class Exit(IntEnum):
     BOOT = 3, "The workflows could not be loaded; the traceback is printed once."
     STORE = 4, "The store could not be reached at the start, or refused it."
     BUDGET = 5, "Worker processes died again and again; the restart budget is spent."
+    REPLACED = 6, "The store is not the one any more that was served: it was flushed or replaced."

@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, cast
 
-from aiki.errors import ConfigError, StoreRefused, StoreUnavailable
+from aiki.errors import ConfigError, StoreRefused, StoreReplaced, StoreUnavailable
 from aiki.supervisor import messages, restarts
 from aiki.supervisor.child import Child, refuse_inside_worker
 from aiki.supervisor.crew import Crew, Gone, Slot
@@ -104,7 +104,9 @@ class _Serving:
             on_end=lambda: self._post(self._reap),
         )
         self._duties = Duties(
-            settings, lambda runs: self._post(partial(self._fit_quarantine, runs))
+            settings,
+            on_quarantine=lambda runs: self._post(partial(self._fit_quarantine, runs)),
+            on_replaced=lambda error: self._post(partial(self._leave_replaced, error)),
         )
         self._patrol_every = min(_LONGEST_PATROL, settings.hang_timeout / _PATROLS_PER_HANG)
         self._patrolled = 0.0
@@ -195,6 +197,12 @@ class _Serving:
         if self._code is None:
             logger.error("%s", why)
             self._end(code)
+
+    def _leave_replaced(self, error: StoreReplaced) -> None:
+        """End because the store is gone; nothing is made anew in what has come in its place."""
+        if self._code is None:
+            logger.error("%s", error)
+            self._end(Exit.REPLACED)
 
     def _welcome(self, child: Child) -> None:
         """Let a worker that is ready serve."""

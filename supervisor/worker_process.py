@@ -147,8 +147,11 @@ class _Hosting:
     async def run(self, versions: list[Version]) -> int:
         """Serve until told to end; return the exit code."""
         try:
-            async with self._settings.client() as client:
-                self._check_store(client)
+            client = self._settings.client()
+            # Or a worker that ended because its store is gone would be followed by one that serves
+            # what has come in its place, as if nothing had happened.
+            client.follow(self._boot.store_id)
+            async with client:
                 worker = self._make_worker(client)
                 for version in versions:
                     worker.workflow_registry.add(version)
@@ -167,15 +170,6 @@ class _Hosting:
                 self._channel.send(Failed(f"{type(error).__name__}: {error}"))
             return 1
         return 0
-
-    def _check_store(self, client: Client) -> None:
-        # Or a worker that ended because its store is gone would be followed by one that serves
-        # what has come in its place, as if nothing had happened.
-        if client.store.store_id != self._boot.store_id:
-            raise StoreRefused(
-                "the store is not the one that this supervisor serves: it was flushed, restored or "
-                "replaced; start the supervisor again if that is meant"
-            )
 
     def _make_worker(self, client: Client) -> Worker:
         settings = self._settings

@@ -27,6 +27,7 @@ from aiki.errors import (
     RunCancelled,
     RunFailed,
     StoreRefused,
+    StoreReplaced,
     StoreUnavailable,
     TaskFailed,
 )
@@ -59,6 +60,7 @@ EVERY = [
     AskFailed("query state of run r1 failed", run_id="r1", failure=FAILURE),
     StoreUnavailable("away"),
     StoreRefused("full"),
+    StoreReplaced("flushed"),
     NonRetryable("no use"),
     RetryAfter(timedelta(minutes=1), "busy"),
     OutOfStock("shoe", left=0),

@@ -74,7 +74,7 @@ async def kept_by(app: App, housekeeper: str) -> AsyncGenerator[None]:
         retention=retention,
         unserved_after=PATIENCE[housekeeper] * 3600,
     )
-    duties = Duties(settings, on_quarantine=lambda _: None)
+    duties = Duties(settings, on_quarantine=lambda _: None, on_replaced=lambda _: None)
     await duties.open()
     attending = asyncio.create_task(duties.attend())
     try:

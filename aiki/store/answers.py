@@ -1,8 +1,8 @@
-"""What scripts answer about the run that was asked for, as the errors of whoever asked."""
+"""What scripts answer about what was asked for, as the errors of whoever asked."""
 
 from __future__ import annotations
 
-from aiki.errors import InvalidTransition, NotFound
+from aiki.errors import InvalidTransition, NotFound, StoreReplaced
 
 
 def found(run_id: str, word: bytes) -> bytes:
@@ -15,3 +15,11 @@ def found(run_id: str, word: bytes) -> bytes:
 def refusal(run_id: str, status: bytes, to: str, hint: str) -> InvalidTransition:
     """Say from where to where a run cannot go, and what there is to do instead."""
     return InvalidTransition(f"run {run_id} cannot go from {status.decode()} to {to}; {hint}")
+
+
+def replaced(where: str) -> StoreReplaced:
+    """Say that a store has another identity than it had."""
+    return StoreReplaced(
+        f"{where} is not the store it was when this client connected: it was flushed, restored or "
+        "replaced; connect anew if that is meant"
+    )

@@ -47,9 +47,11 @@ class Link:
         prepare: Callable[[Link], Awaitable[None]] | None = None,
         timeout: float = 3.0,
         resend: bool = True,
+        revive: Callable[[], Awaitable[AikiError | None]] | None = None,
     ) -> None:
         self.address = address
         self._prepare = prepare
+        self._revive = revive
         self._timeout = timeout
         self._resend = resend
         self._loop = asyncio.get_running_loop()
@@ -286,6 +288,8 @@ class Link:
                 await self._open()
             except AikiError as error:
                 self.problem = error
+                if self._revive is not None:
+                    self.problem = await self._revive() or error
                 if self._loop.time() >= told:
                     _logger.warning("no connection yet: %s", error)
                     told = self._loop.time() + 30

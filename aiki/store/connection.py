@@ -68,6 +68,8 @@ def judge(error: str) -> Verdict:
     word = error.split(" ", 1)[0]
     if word == "NOSCRIPT":
         return Verdict.NO_SCRIPT
+    if "ACL failure in script" in error:  # a right was revoked, as by NOPERM
+        return Verdict.TRY_LATER
     return Verdict.TRY_LATER if word in _PASSING else Verdict.REFUSED
 
 

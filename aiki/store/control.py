@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aiki.errors import InvalidTransition, StoreRefused
+from aiki.errors import InvalidTransition
 from aiki.records import NextAttempt, Ownership
 from aiki.states import Status
-from aiki.store.answers import found, refusal
+from aiki.store.answers import found, refusal, replaced
 from aiki.store.batch import Link
 from aiki.store.keys import new_run_id, partition_of
 from aiki.store.scripts import SCRIPTS
@@ -100,10 +100,7 @@ class Control:
         )  # fmt: skip
         word = found(run_id, (await self._link.send_within(command, timeout))[0])
         if word == b"STORE":
-            raise StoreRefused(
-                f"{self._link.address.described} is not the store it was when this client "
-                "connected; connect anew if that is meant"
-            )
+            raise replaced(self._link.address.described)
         return word == b"OK"
 
     async def delete(self, run_id: str, *, timeout: float) -> None:

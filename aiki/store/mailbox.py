@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import Any
 
-from aiki.errors import InvalidTransition, LimitExceeded, NotFound
+from aiki.errors import InvalidTransition, LimitExceeded, NotFound, StoreRefused
 from aiki.records import Ownership
 from aiki.store.batch import Link
+from aiki.store.connection import Command
 from aiki.store.keys import new_token
 from aiki.store.scripts import SCRIPTS
 
@@ -14,6 +17,7 @@ MAX_UNREAD = 1_000
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 # An id that nobody chose is only there for what is sent again at once; a start may be for an hour.
 REMEMBERED_MS = 2 * 3600 * 1000
+FULL_PAUSE = 1.0  # between two tries of a run to send while memory is full
 QUERY_MS = 60 * 1000  # one that is asked twice does no harm
 
 _POST = SCRIPTS["post_message"].sha
@@ -43,7 +47,7 @@ class Mailbox:
 
         `secret` is the key of a recorded entry and what that must hold.
 
-        Without a `timeout` it is sent again until there is an answer.
+        Without a `timeout` it is sent again until there is an answer, and room in the store.
 
         Raises:
             NotFound: there is no such run, or nothing there that has this secret.
@@ -56,12 +60,22 @@ class Mailbox:
             str(MAX_UNREAD), str(MAX_UNREAD_BYTES), *(secret or ()),
         )  # fmt: skip
         if timeout is None:
-            word, *rest = await self._link.send(command)
+            word, *rest = await self._send_in_the_end(command)
         else:
             word, *rest = await self._link.send_within(command, timeout)
         if word == b"NONE" and secret is not None:
             raise NotFound(f"run {run_id} waits for nothing that this token resolves")
         _check(run_id, word, rest)
+
+    async def _send_in_the_end(self, command: Command) -> Any:
+        """Send what a run waits for: full memory, which refuses a client, is waited out."""
+        while True:
+            try:
+                return await self._link.send(command)
+            except StoreRefused as refusal:
+                if not refusal.args[0].startswith(f"{self._link.address.described}: OOM "):
+                    raise
+            await asyncio.sleep(FULL_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
     async def ask(
         self,

@@ -16,6 +16,7 @@ _logger = logging.getLogger("aiki.store")
 
 OLDEST = (7, 0)
 ASSUME = "AIKI_ASSUME_NOEVICTION"
+_PATIENCE = 5.0
 
 
 class Preflight:
@@ -25,6 +26,7 @@ class Preflight:
         self._base = base
         self.guarantee = ""
         self._warned = False
+        self._may_ask = False
 
     async def check(self, link: Link) -> None:
         """Load the scripts and refuse a server that could lose or mistake runs.
@@ -48,6 +50,7 @@ class Preflight:
         if findings:
             raise StoreRefused(f"{link.address.described} cannot be used: " + "; ".join(findings))
         self.guarantee = _guarantee(info)
+        self._may_ask = info is not None
         policy = (info or {}).get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and not self._warned:
             self._warned = True
@@ -56,6 +59,16 @@ class Preflight:
                 link.address.described,
                 policy,
             )
+
+    async def look_again(self, link: Link) -> list[str]:
+        """Ask whether the server that is in use may evict keys by now; what is wrong, if anything.
+
+        Raises:
+            StoreUnavailable: no answer in time.
+        """
+        if not self._may_ask:
+            return []
+        return _eviction(_parse(await link.send_within(("INFO", "memory"), _PATIENCE)))
 
     async def _refusals(self, link: Link) -> list[str]:
         """Load the scripts, and hear which of their commands would be refused."""

@@ -21,7 +21,7 @@ from aiki.records import (
     parse_streams,
 )
 from aiki.states import Status
-from aiki.store.answers import found
+from aiki.store.answers import found, replaced
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
 from aiki.store.snapshots import PAYLOADS, TEXTS, snapshot
@@ -78,7 +78,8 @@ class Runs:
         `Conflict` says that the key belongs to a run with another input or version.
 
         Raises:
-            StoreRefused: the store is full, or another one than it was.
+            StoreRefused: the store is full.
+            StoreReplaced: it is another one than it was.
             StoreUnavailable: no answer within `timeout`; starting again is safe.
         """
         command: list[str | bytes] = ["EVALSHA", _START, "1", self._base, self._store_id]
@@ -89,10 +90,7 @@ class Runs:
             )  # fmt: skip
         reply = await self._link.send_within(tuple(command), timeout)
         if reply[0] == b"STORE":
-            raise StoreRefused(
-                f"{self._link.address.described} is not the store it was when this client "
-                "connected: it was flushed, restored or replaced; connect anew if that is meant"
-            )
+            raise replaced(self._link.address.described)
         return [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
 
     def _started(self, run: NewRun, word: bytes, rest: bytes) -> str | AikiError:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from aiki.errors import Conflict, NotFound, StoreRefused
+from aiki.errors import Conflict, NotFound
 from aiki.records import DueSchedule, ScheduleRecord, StoredSchedule
+from aiki.store.answers import replaced
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
 
@@ -42,7 +43,8 @@ class Schedules:
 
         Raises:
             Conflict: its id has another definition, and it is not to be replaced.
-            StoreRefused: the store is full, or another one than it was.
+            StoreRefused: the store is full.
+            StoreReplaced: it is another one than it was.
         """
         word = self._same_store(
             await self._script(
@@ -183,10 +185,7 @@ class Schedules:
 
     def _same_store(self, word: bytes) -> bytes:
         if word == b"STORE":
-            raise StoreRefused(
-                f"{self._link.address.described} is not the store it was when this process "
-                "connected: it was flushed, restored or replaced; connect anew if that is meant"
-            )
+            raise replaced(self._link.address.described)
         return word
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 
-from aiki.errors import StoreRefused
+from aiki.errors import AikiError, StoreRefused
+from aiki.store.answers import replaced
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.children import Children
@@ -28,27 +30,40 @@ PARTITIONS = 1  # a single server has no use for more; a cluster fixes its own a
 class Store:
     """An open connection to one namespace of one Redis."""
 
-    def __init__(self, address: Address, namespace: str) -> None:
+    def __init__(
+        self,
+        address: Address,
+        namespace: str,
+        *,
+        revive: Callable[[], Awaitable[AikiError | None]] | None = None,
+    ) -> None:
+        """Prepare it; `revive` is called, and says what is wrong, as long as nobody answers."""
         self.address = address
         self.namespace = namespace
         self.preflight = Preflight(prefix(namespace, 0))
-        self.link = Link(address, prepare=self.preflight.check)
+        self.link = Link(address, prepare=self.preflight.check, revive=revive)
         self.inbox = Inbox(address, prefix(namespace, 0))
         self.store_id = ""
 
-    async def open(self) -> None:
+    async def open(self, expected: str = "") -> None:
         """Connect, check that the server is fit, and learn the store's identity.
+
+        A store is made where there is none, unless one is `expected`.
 
         Raises:
             StoreUnavailable: it cannot be reached.
             StoreRefused: it must not be used as it is; the message lists every finding.
+            StoreReplaced: it is not the one that is expected.
         """
         await self.link.connect()
         base = prefix(self.namespace, 0)
         script = SCRIPTS["open_store"]
+        fresh = "" if expected else secrets.token_hex(8)
         reply = await self.link.send_within(
-            ("EVALSHA", script.sha, "1", base, secrets.token_hex(8), SCHEMA, str(PARTITIONS)), 10
+            ("EVALSHA", script.sha, "1", base, fresh, SCHEMA, str(PARTITIONS)), 10
         )
+        if expected and reply[0] != expected.encode():
+            raise replaced(self.address.described)
         self.store_id, schema = reply[0].decode(), reply[1].decode()
         if schema != SCHEMA:
             raise StoreRefused(

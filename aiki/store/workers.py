@@ -12,6 +12,7 @@ from redis.exceptions import NoScriptError
 
 from aiki.errors import StoreRefused
 from aiki.records import ReadyEntry, WorkerRecord
+from aiki.store.answers import replaced
 from aiki.store.batch import Link
 from aiki.store.connection import Address
 from aiki.store.scripts import SCRIPTS
@@ -130,9 +131,15 @@ class Workers:
         return int(await self._script("requeue_idle", _ms(idle), str(BATCH)))
 
     async def beat_supervisor(self, supervisor: str, ttl: float) -> tuple[int, int]:
-        """Say that a supervisor is there ('' only asks): runs in quarantine, live supervisors."""
-        quarantined, supervisors = await self._script("beat_supervisor", supervisor, _ms(ttl))
-        return int(quarantined), int(supervisors)
+        """Say that a supervisor is there ('' only asks): runs in quarantine, live supervisors.
+
+        Raises:
+            StoreReplaced: it is not the store that it was.
+        """
+        reply = await self._script("beat_supervisor", self._store_id, supervisor, _ms(ttl))
+        if reply[0] == b"STORE":
+            raise replaced(self._link.address.described)
+        return int(reply[0]), int(reply[1])
 
     async def offered(self, streams: Sequence[str]) -> int:
         """Count the runs that these ready streams offer."""

@@ -6,16 +6,18 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import psutil
+import redis.asyncio
 
 from aiki.client import Client
 from aiki.handle import Handle
 from aiki.states import Status
 from tests.faults.audit import findings, litter
 from tests.faults.ledger import Effect, read
+from tests.faults.proxy import Proxy
 from tests.faults.story import Story
 from tests.faults.traps import Traps
 from tests.faults.workload import Order, Receipt, order_v1
@@ -30,21 +32,31 @@ WORKLOAD = "tests.faults.workload"
 class Site:
     """Everything of one test, in one directory."""
 
-    def __init__(self, directory: Path, *options: str, embedded: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *options: str, embedded: bool = False, proxied: bool = False
+    ) -> None:
         self.directory = directory
         self._data_dir = directory / "data" if embedded else None
         self.ledger = directory / "ledger"
         self.traps = Traps(directory)
+        self.started: set[str] = set()
+        """The orders that `start` has started, by the ids of their runs."""
         home = directory / "server"
         home.mkdir()
         self.server = RedisServer(home, *options)
+        self.proxy = Proxy(self.server.socket)
+        self.url = self.proxy.url if proxied else self.server.url
         self.client = self.make_client()
 
-    def make_client(self) -> Client:
+    def make_client(self, *, start_timeout: float = 60.0) -> Client:
         """Make one more client of the store."""
         if self._data_dir is not None:
-            return Client(data_dir=self._data_dir)
-        return Client(self.server.url)
+            return Client(data_dir=self._data_dir, start_timeout=start_timeout)
+        return Client(self.url, start_timeout=start_timeout)
+
+    def admin(self) -> redis.asyncio.Redis:
+        """Make a plain connection to the server, past the proxy; it belongs into `async with`."""
+        return redis.asyncio.Redis.from_url(self.server.url)
 
     def supervised(
         self, *arguments: str, name: str = "supervisor", workers: int = 2, module: str = WORKLOAD
@@ -55,7 +67,7 @@ class Site:
         if self._data_dir is not None:
             store = ("--data-dir", str(self._data_dir))
         else:
-            store = ("--redis", self.server.url)
+            store = ("--redis", self.url)
         found = Supervised(home, module, *store, "--workers", str(workers), *arguments)
         found.ledger = self.ledger
         return found
@@ -74,7 +86,9 @@ class Site:
 
     async def start(self, name: str, **how: str) -> Handle[Receipt]:
         """Start an order whose steps behave as told."""
-        return await order_v1.start(self.client, Order(name, how))
+        handle = await order_v1.start(self.client, Order(name, how))
+        self.started.add(handle.id)
+        return handle
 
     async def start_many(
         self, count: int, name: str = "order", **how: str
@@ -167,13 +181,21 @@ class Site:
 
 
 @asynccontextmanager
-async def site_at(directory: Path, *options: str, embedded: bool = False) -> AsyncGenerator[Site]:
-    """Run a server (with these options, or the embedded one), and a client of it."""
-    site = Site(directory, *options, embedded=embedded)
+async def site_at(
+    directory: Path, *options: str, embedded: bool = False, proxied: bool = False
+) -> AsyncGenerator[Site]:
+    """Run a server (with these options, or the embedded one), and a client of it.
+
+    Proxied, everybody but `admin` comes to it through the site's proxy.
+    """
+    site = Site(directory, *options, embedded=embedded, proxied=proxied)
     if not embedded:
         site.server.start()
     try:
-        async with site.client:
+        async with AsyncExitStack() as stack:
+            if proxied:
+                await stack.enter_async_context(site.proxy.listening())
+            await stack.enter_async_context(site.client)
             yield site
     finally:
         site.server.stop()

@@ -80,6 +80,18 @@ async def opening(scene: Scene) -> list[Argument]:
     return ["another id", "1", "1"]
 
 
+@call("open_store")
+async def opening_what_is_there(scene: Scene) -> list[Argument]:
+    assert scene.base
+    return ["", "1", "1"]
+
+
+@call("beat_supervisor", [b"STORE"])
+async def supervisors_beat_elsewhere(scene: Scene) -> list[Argument]:
+    assert scene.base
+    return ["another store", "a supervisor", "60000"]
+
+
 @call("start_runs", [[b"OK", RUN.encode()]])
 async def start(scene: Scene) -> list[Argument]:
     return [scene.store.store_id, RUN, WORKFLOW, VERSION, POOL, b"{}", "", "hash", ""]
@@ -123,7 +135,7 @@ async def beat(scene: Scene) -> list[Argument]:
 @call("beat_supervisor", [0, 1])
 async def supervisors_beat(scene: Scene) -> list[Argument]:
     assert scene.base
-    return ["a supervisor", "60000"]
+    return [scene.store.store_id, "a supervisor", "60000"]
 
 
 @call("read_ready", again=[])

@@ -20,9 +20,9 @@ class RedisServer:
     def __init__(self, directory: Path, *options: str) -> None:
         self._directory = directory
         self._options = options
-        self._socket = directory / "redis.sock"
+        self.socket = directory / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"unix://{self._socket}"
+        self.url = f"unix://{self.socket}"
 
     @property
     def pid(self) -> int:
@@ -35,7 +35,7 @@ class RedisServer:
         binary = os.environ.get(VARIABLE) or str(get_binary_path())
         arguments = {
             "port": "0",
-            "unixsocket": str(self._socket),
+            "unixsocket": str(self.socket),
             "dir": str(self._directory),
             "appendonly": "yes",
             "appendfsync": "always",
@@ -86,6 +86,6 @@ class RedisServer:
     def _ask(self, command: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(20)
-            probe.connect(str(self._socket))
+            probe.connect(str(self.socket))
             probe.sendall(command)
             return probe.recv(100)
