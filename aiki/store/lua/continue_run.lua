@@ -15,6 +15,10 @@ local f = redis.call('HMGET', run, 'token', 'generation', 'maps', 'streams')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
+-- A script is not rolled back, so what could fail comes first.
+local answers = redis.call('HKEYS', run .. ':answers')
+local entries = redis.call('HKEYS', run .. ':journal')
+redis.call('ZCARD', run .. ':seen')
 local at = now()
 local r = queue_fields(run)
 r[4] = ms(r[4] + 1)
@@ -25,13 +29,13 @@ if f[4] then
   redis.call('HSET', run, 'streams', string.sub(fresh, 2))
 end
 redis.call('HDEL', run, 'attempt', 'begun', 'progress', 'waits', 'wake', 'reason', 'maps')
-for _, key in ipairs(redis.call('HKEYS', run .. ':answers')) do
+for _, key in ipairs(answers) do
   if tonumber(redis.call('ZSCORE', run .. ':seen', key) or 0) <= at then
     redis.call('HDEL', run .. ':answers', key)
     redis.call('ZREM', run .. ':seen', key)
   end
 end
-for _, key in ipairs(redis.call('HKEYS', run .. ':journal')) do
+for _, key in ipairs(entries) do
   if string.find(key, '^answer/') then
     redis.call('HSET', run .. ':answers', key, redis.call('HGET', run .. ':journal', key))
     redis.call('ZADD', run .. ':seen', ms(at + ARGV[5]), key)

@@ -14,6 +14,7 @@ local commands = {
   { 'HMGET', t .. 'hash', 'field' },
   { 'HGETALL', t .. 'hash' },
   { 'HLEN', t .. 'hash' },
+  { 'HKEYS', t .. 'hash' },
   { 'HRANDFIELD', t .. 'hash', '1', 'WITHVALUES' },
   { 'HDEL', t .. 'hash', 'other' },
   { 'HSTRLEN', t .. 'hash', 'field' },
