@@ -48,7 +48,7 @@ LAYERS = (
     {"registry", "ending", "handler", "lifespans"},
     {"actor"},
     {"worker"},
-    {"cli_settings", "cli_options", "cli_output", "cli", "__init__"},
+    {"cli_settings", "cli_options", "cli_output", "cli_exits", "cli", "__init__"},
 )
 
 # Values in, values out: these decide, and others act.
@@ -202,7 +202,7 @@ LOOKED_AT = {
     "aiki/worker.py": 490,
     "aiki/store/runs.py": 420,
     "aiki/workflow.py": 460,
-    "tests/support/calls.py": 900,
+    "tests/support/calls.py": 940,
 }
 
 

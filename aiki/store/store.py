@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 from aiki.errors import StoreRefused
+from aiki.store.audit import Audit
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.children import Children
@@ -62,6 +63,7 @@ class Store:
         self.mailbox = Mailbox(self.link, base)
         self.streams = Streams(self.link, base)
         self.timers = Timers(self.link, base)
+        self.audit = Audit(self.link, base)
         self.catalog = Catalog(self.link, base)
         self.schedules = Schedules(self.link, base, self.store_id)
 
