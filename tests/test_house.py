@@ -199,7 +199,7 @@ LOOKED_AT = {
     "aiki/execution.py": 700,
     "aiki/handle.py": 420,
     "aiki/run.py": 500,
-    "aiki/worker.py": 490,
+    "aiki/worker.py": 500,
     "aiki/store/runs.py": 420,
     "aiki/workflow.py": 460,
     "tests/support/calls.py": 940,
