@@ -313,11 +313,7 @@ class Client:
 
 async def start_many(client: Client, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
     """Start many runs at once: for each call, in its order, a handle or why it was not started."""
-    for call in _listed(calls):
-        if not isinstance(call, Call):
-            raise DefinitionError(
-                f"start_many takes a list of what a version's bind(…) gives, not {call!r:.100}"
-            )
+    _check_calls(calls)
     if client._around:
         return list(await asyncio.gather(*map(client._try_start, calls)))
     parts = await asyncio.gather(*map(client._start, _parts(calls)))
@@ -328,12 +324,17 @@ async def _through(around: AroundStart, send: Sending, call: Call[Any]) -> Handl
     return await around.start(call, send)
 
 
-def _listed(calls: object) -> Sequence[object]:
-    if not isinstance(calls, Sequence):
-        raise DefinitionError(
-            f"start_many takes a list of what a version's bind(…) gives, not {calls!r:.100}"
+def _check_calls(calls: object) -> None:
+    wrong = calls
+    if isinstance(calls, Sequence):
+        wrong = next(
+            (call for call in cast("Sequence[object]", calls) if not isinstance(call, Call)), None
         )
-    return calls
+        if wrong is None:
+            return
+    raise DefinitionError(
+        f"start_many takes a list of what a version's bind(…) gives, not {wrong!r:.100}"
+    )
 
 
 def _checked_directory(given: object) -> Path:
