@@ -14,6 +14,7 @@ from aiki.ends import outcome, refused
 from aiki.errors import AikiError, Conflict, DataError, RunCancelled, RunFailed
 from aiki.execution import Execution
 from aiki.mapping import new_child, scoped
+from aiki.names import checked_reason
 from aiki.once import Once
 from aiki.operation import Operation, State
 from aiki.records import Entry, EntryKind, Message
@@ -55,8 +56,11 @@ class ChildHandle(Generic[R_co]):
         return result
 
     async def cancel(self, reason: str = "") -> None:
-        """Ask the child to end, as a recorded step."""
-        await self._children.cancel(self.id, reason)
+        """Ask the child to end, as a recorded step.
+
+        Raises `DataError` for a reason of more than 4 KiB.
+        """
+        await self._children.cancel(self.id, checked_reason(reason))
 
     def __repr__(self) -> str:
         return f"<ChildHandle {self.id}>"

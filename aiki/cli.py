@@ -1,4 +1,4 @@
-"""The command `aiki`: start runs, list them, look into one."""
+"""The command `aiki`: start runs, list them, look into one, look whether all is well."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from aiki.cli_exits import Exit, Group, code_of
 from aiki.cli_options import past, payload, start_options
 from aiki.cli_output import (
+    audit_object,
+    audit_report,
     counts_table,
     full_run_object,
     plain,
@@ -33,9 +35,6 @@ from aiki.errors import (
     AikiError,
     DataError,
     NotFound,
-    RunCancelled,
-    RunFailed,
-    StoreRefused,
     StoreUnavailable,
 )
 from aiki.handle import Handle, RecordedStep, why
@@ -44,69 +43,15 @@ from aiki.states import Status
 from aiki.store.catalog import Offer
 from aiki.store.keys import partition_of
 
+__all__ = ["Exit", "command", "main"]
+
 R = TypeVar("R")
 
 # Between two looks at a run that is waited for: that it ended is told, that it is stuck is not.
 _LOOK = 1.0
 
 
-class Exit(IntEnum):
-    """What `aiki` ends with."""
-
-    DONE = 0
-    UNSUCCESSFUL = 1
-    USAGE = 2
-    NOT_FOUND = 3
-    STORE = 4
-    INTERRUPTED = 130  # as shells count a SIGINT
-
-
-_EXITS = {
-    Exit.DONE: "Done. With --wait: the run completed.",
-    Exit.UNSUCCESSFUL: "With --wait: the run failed, was cancelled or is stalled.",
-    Exit.USAGE: "A wrong argument or setting. Nothing was started.",
-    Exit.NOT_FOUND: "There is no such run, or nobody has ever served that workflow.",
-    Exit.STORE: "The store could not be reached, or refused.",
-    Exit.INTERRUPTED: "Interrupted. With --wait: the run goes on.",
-}
-
-
-def _code(error: AikiError) -> Exit:
-    match error:
-        case NotFound():
-            return Exit.NOT_FOUND
-        case StoreRefused() | StoreUnavailable():
-            return Exit.STORE
-        case RunFailed() | RunCancelled():
-            return Exit.UNSUCCESSFUL
-        case _:
-            return Exit.USAGE
-
-
-def _write_epilog(formatter: click.HelpFormatter) -> None:
-    with formatter.section("Exit codes"):
-        formatter.write_dl([(str(code.value), sentence) for code, sentence in _EXITS.items()])
-    formatter.write_paragraph()
-    formatter.write_text(
-        "Where the runs are may also be said by AIKI_REDIS_URL, AIKI_DATA_DIR and AIKI_NAMESPACE "
-        "in the environment, or by redis, data-dir and namespace in [tool.aiki] of "
-        "pyproject.toml. A flag beats the environment, which beats the file."
-    )
-
-
-class _Command(click.Command):
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        _write_epilog(formatter)
-
-
-class _Group(click.Group):
-    command_class = _Command
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        _write_epilog(formatter)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="aiki", message="%(prog)s %(version)s")
 def command() -> None:
     """Start durable runs, list them, look into one.
@@ -129,7 +74,7 @@ def _on_store(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
             asyncio.run(_ignoring_result(work(store, **options)))
         except AikiError as error:
             _say(f"Error: {error}")
-            raise SystemExit(_code(error)) from None
+            raise SystemExit(code_of(error)) from None
         except KeyboardInterrupt:
             raise SystemExit(Exit.INTERRUPTED) from None
 
@@ -302,6 +247,23 @@ async def show(store: StoreSettings, *, run_id: str, as_json: bool) -> None:
     else:
         now, width = datetime.now(UTC), _width()
         _print(run_details(run, steps, worker=label, now=now, width=width))
+
+
+@command.command()
+@click.option("--repair", is_flag=True, help="Mend from the records of the runs what can be.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@_on_store
+async def audit(store: StoreSettings, *, repair: bool, as_json: bool) -> None:
+    """Look at all that is stored for what is not as it should be.
+
+    Workers may go on meanwhile. It should find nothing: housekeeping looks slowly for the same,
+    and mends it. What no record tells how to mend is told and left as it is.
+    """
+    async with store.client(create=False) as client:
+        findings = await client.store.audit.audit(mend=repair)
+    _print_json(audit_object(findings)) if as_json else _print(audit_report(findings))
+    if findings.left:
+        raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
 
 
 async def _steps(client: Client, run_id: str) -> list[RecordedStep]:

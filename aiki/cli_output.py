@@ -21,6 +21,7 @@ from aiki.failures import failure_from_json
 from aiki.handle import RecordedStep, RunDescription, description, moment, why
 from aiki.records import RunSnapshot
 from aiki.states import Status
+from aiki.store.audit import Findings
 
 _GAP = "  "
 _INDENT = 13  # of what stands beside the longest name of a fact, `cancelled`
@@ -115,6 +116,31 @@ def counts_table(counts: Mapping[str, Mapping[Status, int]], *, width: int | Non
         for status, number in by_status.items()
     ]
     return "\n".join(_table(("WORKFLOW", "STATUS", "RUNS"), rows, 0, width))
+
+
+def audit_report(findings: Findings) -> str:
+    """Show what an audit has found, a line each, and how much it has looked at."""
+    lines = [
+        f"{plain(each.what)}  {plain(each.problem)}" + ("; mended" if each.is_mended else "")
+        for each in findings.found
+    ]
+    left = findings.left
+    told = f"{len(left)} {'thing is' if len(left) == 1 else 'things are'} wrong"
+    if mendable := sum(each.can_be_mended for each in left):
+        told += f"; --repair would mend {mendable}"
+    if not left:
+        told = "all is as it should be"
+    looked_at = f"{findings.keys:,} keys, {findings.runs:,} of them runs, were looked at: {told}."
+    return "\n".join([*lines, looked_at])
+
+
+def audit_object(findings: Findings) -> dict[str, Any]:
+    """Give what an audit has found, for JSON."""
+    return {
+        "keys": findings.keys,
+        "runs": findings.runs,
+        "findings": [dataclasses.asdict(each) for each in findings.found],
+    }
 
 
 def full_run_object(

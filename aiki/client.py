@@ -26,11 +26,11 @@ from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
 from aiki.durations import Seconds, seconds
 from aiki.embedded import EmbeddedServer
-from aiki.errors import AikiError, ConfigError, Conflict
+from aiki.errors import AikiError, ConfigError, Conflict, DefinitionError
 from aiki.handle import Handle, RunDescription
 from aiki.hints import Hints
 from aiki.listing import list_runs
-from aiki.names import checked_name
+from aiki.names import checked_name, checked_run_id
 from aiki.options import packed
 from aiki.records import StoredSchedule
 from aiki.revival import Revival
@@ -41,7 +41,7 @@ from aiki.store import Store
 from aiki.store.connection import Address
 from aiki.store.keys import new_run_id
 from aiki.store.runs import NewRun
-from aiki.valkey_setup import Durability
+from aiki.valkey_setup import GUARANTEES, Durability
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -126,8 +126,12 @@ class Client:
             redis = os.environ.get(REDIS_VARIABLE) or None
         # Looked at now, so that a malformed address is refused where it is written
         self._address = None if redis is None else Address(redis)
-        self._data_dir = Path(data_dir if data_dir is not None else DATA_DIR)
+        self._data_dir = _checked_directory(DATA_DIR if data_dir is None else data_dir)
         self._durability: Durability = durability
+        if durability not in GUARANTEES:
+            raise ConfigError(
+                f"durability is one of {', '.join(GUARANTEES)}, not {durability!r:.100}"
+            )
         self._namespace = checked_name(namespace, "namespace")
         self._start_timeout = seconds(start_timeout, what="start_timeout")
         if not 0 < self._start_timeout <= LONGEST_START:
@@ -193,8 +197,9 @@ class Client:
         """Give a handle on a run by its id; its result is plain JSON.
 
         Whether there is such a run is asked by the handle's methods, which raise `NotFound`.
+        Raises `DataError` for what can be no id.
         """
-        return self.typed_handle(run_id, Codec(object, "a handle's result"))
+        return self.typed_handle(checked_run_id(run_id), Codec(object, "a handle's result"))
 
     def typed_handle(self, run_id: str, result: Codec) -> Handle[Any]:
         """Give a handle whose result is read by a codec. `WorkflowVersion.handle` is this."""
@@ -297,7 +302,8 @@ class Client:
 
         Runs on the move between `queued` and `running` may be counted as either.
         """
-        return await self.store.catalog.counts(workflow)
+        name = None if workflow is None else checked_name(workflow, "workflow")
+        return await self.store.catalog.counts(name)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -319,6 +325,7 @@ class Client:
 
 async def start_many(client: Client, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
     """Start many runs at once: for each call, in its order, a handle or why it was not started."""
+    _check_calls(calls)
     if client._around:
         return list(await asyncio.gather(*map(client._try_start, calls)))
     parts = await asyncio.gather(*map(client._start, _parts(calls)))
@@ -327,6 +334,25 @@ async def start_many(client: Client, calls: Sequence[Call[R]]) -> list[Handle[R]
 
 async def _through(around: AroundStart, send: Sending, call: Call[Any]) -> Handle[Any]:
     return await around.start(call, send)
+
+
+def _check_calls(calls: object) -> None:
+    wrong = calls
+    if isinstance(calls, Sequence):
+        wrong = next(
+            (call for call in cast("Sequence[object]", calls) if not isinstance(call, Call)), None
+        )
+        if wrong is None:
+            return
+    raise DefinitionError(
+        f"start_many takes a list of what a version's bind(…) gives, not {wrong!r:.100}"
+    )
+
+
+def _checked_directory(given: object) -> Path:
+    if not isinstance(given, str | Path) or not str(given) or "\0" in str(given):
+        raise ConfigError(f"data_dir is the path of a directory, not {given!r:.100}")
+    return Path(given)
 
 
 def checked_around(given: object) -> tuple[AroundStart, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from aiki.checkpoint import before, checkpoint, is_undone
-from aiki.errors import Failure, InvalidTransition, StoreUnavailable
+from aiki.errors import DataError, Failure, InvalidTransition, StoreUnavailable
 from aiki.failures import failure_from_json
+from aiki.names import checked_reason
 from aiki.records import RunSnapshot
 from aiki.states import Status
 from aiki.store import Store
@@ -26,9 +27,11 @@ class Controls:
 
         Its handler meets `CancelledError` at its next step and may clean up; then the run is
         `cancelled`. A run with nothing to clean up is cancelled at once. Cancelling again, or a
-        run that is over, changes nothing. Raises `NotFound` if there is no such run.
+        run that is over, changes nothing. Raises `NotFound` if there is no such run, and
+        `DataError` for a reason of more than 4 KiB.
         """
-        return await self._store.runs.request_cancel(self.id, reason, timeout=self._timeout)
+        said = checked_reason(reason)
+        return await self._store.runs.request_cancel(self.id, said, timeout=self._timeout)
 
     async def wake_up(self) -> None:
         """End the sleeps that the run is in: each returns True, at once.
@@ -61,9 +64,10 @@ class Controls:
         """End the run at once as `cancelled`, without its handler, and return its status.
 
         Nothing is cleaned up; what executes is left unrecorded. A run that is over stays as it is.
-        Raises `NotFound` if there is no such run.
+        Raises `NotFound` if there is no such run, and `DataError` for a reason of more than 4 KiB.
         """
-        return await self._store.control.terminate(self.id, reason, timeout=self._timeout)
+        said = checked_reason(reason)
+        return await self._store.control.terminate(self.id, said, timeout=self._timeout)
 
     async def retry(self) -> None:
         """Let a failed run go on from its last checkpoint: what has a result keeps it.
@@ -97,15 +101,18 @@ class Controls:
 
     async def _forked(self, at: str | None) -> str:
         """Fork the run and give the id of the new one."""
+        key: object = at
+        if key is not None and (not isinstance(key, str) or not key):
+            raise DataError(f"at is the key of a step in journal(), not {key!r:.100}")
         new_id = beside(self.id)
-        origin = self.id if not at else f"{self.id} {at}"
+        origin = self.id if at is None else f"{self.id} {at}"
         for _ in range(LOOKS):
             snapshot = await self._store.runs.snapshot(self.id, timeout=self._timeout)
             journal = await self._store.runs.journal(self.id, timeout=self._timeout)
             if (met := journal.get(snapshot.cancel_at)) is not None:
                 # A fork was not cancelled, so it knows nothing of what came of that.
                 journal = {key: entry for key, entry in journal.items() if entry.seq < met.seq}
-            point = before(journal, at) if at else checkpoint(journal, _failure(snapshot))
+            point = checkpoint(journal, _failure(snapshot)) if at is None else before(journal, at)
             if await self._store.control.fork(
                 self.id, origin, point.kept, point.loosened, new_id=new_id, timeout=self._timeout
             ):

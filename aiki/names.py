@@ -14,6 +14,7 @@ from aiki.errors import DataError, DefinitionError
 MAX_NAME_BYTES = 200
 MAX_KEY_BYTES = 256
 MAX_TAG_BYTES = 128
+MAX_REASON_BYTES = 4096  # it is in the record, and sent to all who wait
 
 # ":" and "/" separate the parts of a key, "{" and "}" enclose its hash tag.
 _RESERVED = frozenset(":/{}")
@@ -87,6 +88,36 @@ def checked_tag(value: object) -> str:
     if problem is not None:
         raise DataError(f"the tag {tag!r:.300} {problem}")
     return tag
+
+
+def checked_reason(value: object) -> str:
+    """Return `value` as the reason of a cancel, unchanged; it may be empty.
+
+    Raises `DataError` for what is no text or too long a one.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"a reason is a str, not {_shown(value)}")
+    reason = str.__str__(value)
+    size = len(reason.encode(errors="surrogatepass"))
+    if size > MAX_REASON_BYTES:
+        raise DataError(f"a reason has at most {MAX_REASON_BYTES:,} bytes in UTF-8, not {size:,}")
+    if any(unicodedata.category(character) == "Cs" for character in reason):
+        raise DataError(f"the reason {reason!r:.100} is not Unicode: it holds a lone surrogate")
+    return reason
+
+
+def checked_run_id(value: object) -> str:
+    """Return `value` as the id of a run; whether there is such a run is another question.
+
+    Raises `DataError` for what is no text that could be sent.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"the id of a run is a str, not {_shown(value)}")
+    run_id = str.__str__(value)
+    problem = _problem(run_id, MAX_NAME_BYTES)
+    if problem is not None:
+        raise DataError(f"the id of a run {run_id!r:.300} {problem}")
+    return run_id
 
 
 def _shown(value: object) -> str:

@@ -69,10 +69,10 @@ class Worker:
         lifespan: Lifespan[Any] | Sequence[Lifespan[Any]] = (),
         middleware: Middleware | Sequence[Middleware] = (),
     ) -> None:
-        self._client = client
+        self._client = _checked_client(client)
         self.id = f"worker-{os.getpid()}" if id is None else checked_name(id, "worker id")
         self._slots = _positive(max_concurrent_workflow_runs, "max_concurrent_workflow_runs")
-        subscriber = subscriber or RedisStreams()
+        subscriber = _checked_subscriber(subscriber)
         self._lease = _duration(subscriber.claim_min_idle_time, "claim_min_idle_time")
         self._interval = _duration(heartbeat, "heartbeat")
         if self._lease < 3 * self._interval:
@@ -87,7 +87,7 @@ class Worker:
             0.0 if self._suspend_always else seconds(inline_wait, what="inline_wait")
         )
         self._divergence_after = _duration(divergence_after, "divergence_after")
-        if isinstance(pools, str) or not pools:
+        if isinstance(pools, str) or not isinstance(pools, Sequence) or not pools:
             raise ConfigError("pools is a list of names, with at least one")
         self._pools = [checked_name(pool, "pool") for pool in pools]
         self._quarantine = quarantine
@@ -459,6 +459,20 @@ class Worker:
             for actor, _ in self._actors.values():
                 actor.suspend()
         self.stopping.set()
+
+
+def _checked_client(given: object) -> Client:
+    if not isinstance(given, Client):
+        raise ConfigError(f"a worker takes the client that aiki.client() gives, not {given!r:.100}")
+    return given
+
+
+def _checked_subscriber(given: object) -> RedisStreams:
+    if given is None:
+        return RedisStreams()
+    if not isinstance(given, RedisStreams):
+        raise ConfigError(f"subscriber is an aiki.RedisStreams, not {given!r:.100}")
+    return given
 
 
 def _positive(value: object, what: str) -> int:

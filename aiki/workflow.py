@@ -33,7 +33,7 @@ from aiki.durations import Seconds
 from aiki.errors import DefinitionError
 from aiki.handle import Handle
 from aiki.middleware import NO_HOOKS, FailureTask, Hooks, Middleware, checked_hooks, told_by
-from aiki.names import checked_key, checked_name, checked_version
+from aiki.names import checked_key, checked_name, checked_run_id, checked_version
 from aiki.options import (
     OnConflict,
     OnParentClose,
@@ -112,8 +112,11 @@ class Start(Generic[P, R_co]):
         return await run.children.start(self.bind(*args, **kwargs))
 
     def handle(self, client: Client, run_id: str) -> Handle[R_co]:
-        """Return a handle on a run of this version by its id; nothing is asked of the store."""
-        return client.typed_handle(run_id, self.result)
+        """Return a handle on a run of this version by its id; nothing is asked of the store.
+
+        Raises `DataError` for what can be no id.
+        """
+        return client.typed_handle(checked_run_id(run_id), self.result)
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """Return the start with its arguments, for `start_many`."""

@@ -15,7 +15,7 @@ from aiki.errors import DataError, StoreRefused
 from aiki.records import DamagedRun
 from aiki.states import Status
 from aiki.store.scripts import SCRIPTS
-from tests.support.audit import audit
+from tests.support.audit import audit, audit_indexes
 from tests.support.calls import ANY, RUN, WORKER
 from tests.support.schedule_calls import CALLS
 from tests.support.store import ALONE, STREAM, TIMEOUT, NewScene, Scene
@@ -28,7 +28,7 @@ REFUSED = b"REFUSED"
 OF_MANY = ("claim_runs", "start_runs")
 
 # These pass over whatever is damaged.
-PASS_OVER = ("read_ready", "sweep", "try_commands", "delete_schedule")
+PASS_OVER = ("read_ready", "sweep", "audit", "try_commands", "delete_schedule")
 
 
 async def damage(scene: Scene, key: str) -> None:
@@ -200,7 +200,9 @@ async def test_a_damaged_journal_entry_is_told_as_what_it_is(scene: Scene) -> No
     assert isinstance(claimed, DamagedRun)
     assert "damaged" in claimed.reason
     assert await scene.store.runs.stall(claimed.ownership, claimed.reason) == b"OK"
-    await audit(scene)
+    await audit_indexes(scene)
+    found = {finding.problem for finding in (await scene.store.audit.audit()).found}
+    assert found == {f"has a journal entry that cannot be read: step#{n}" for n in (0, 1)}
 
 
 def test_the_scripts_send_no_command_that_was_not_tried_before() -> None:

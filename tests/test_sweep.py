@@ -37,8 +37,15 @@ async def lost_lease(scene: Scene) -> str:
     worker = await scene.register()
     owner = await scene.running(worker)
     await scene.command("ZREM", scene.base + "workers", worker)
-    await scene.command("DEL", f"{scene.base}worker:{worker}:runs")
+    for part in ("runs", "streams"):
+        await scene.command("DEL", f"{scene.base}worker:{worker}:{part}")
     return owner.run_id
+
+
+@mended_as("was of a worker that is gone")
+async def litter(scene: Scene) -> str:
+    await scene.command("SADD", scene.base + "worker:gone:notices", "0-run")
+    return "worker:gone:notices"
 
 
 @mended_as("was missing from the runs of its owner")
@@ -173,7 +180,8 @@ async def test_a_run_that_lost_its_owner_cannot_be_written_by_it_any_more(scene:
     worker = await scene.register()
     owner = await scene.running(worker)
     await scene.command("ZREM", scene.base + "workers", worker)
-    await scene.command("DEL", f"{scene.base}worker:{worker}:runs")
+    for part in ("runs", "streams"):
+        await scene.command("DEL", f"{scene.base}worker:{worker}:{part}")
     await scene.walk()
     assert await scene.commit(owner, "step#0") == b"FENCED"
     heir = (await scene.take(await scene.register())).ownership

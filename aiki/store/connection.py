@@ -80,17 +80,26 @@ def redis_url(redis: str | Mapping[str, Any]) -> str:
         ConfigError: it is malformed. The message never repeats a password, nor what could be a
             part of one that was not escaped.
     """
+    given: object = redis
+    if not isinstance(given, str | Mapping):
+        raise ConfigError(
+            f"redis is a URL such as redis://localhost:6379/0 or a dict of its parts, not "
+            f"{type(given).__qualname__}"
+        )
     if not isinstance(redis, str):
         unknown = set(redis) - _FIELDS
         if unknown:
             raise ConfigError(
-                f"redis={{…}} has unknown keys {sorted(unknown)}; it takes {sorted(_FIELDS)}"
+                f"redis={{…}} has unknown keys {sorted(map(str, unknown))}; it takes "
+                f"{sorted(_FIELDS)}"
             )
         user = quote(str(redis.get("username") or ""), safe="")
         password = quote(str(redis.get("password") or ""), safe="")
         login = f"{user}:{password}@" if user or password else ""
         scheme = "rediss" if redis.get("ssl") else "redis"
-        host, port = str(redis.get("host", "localhost")), redis.get("port", 6379)
+        host, port = redis.get("host", "localhost"), redis.get("port", 6379)
+        if not isinstance(host, str):
+            raise ConfigError(f"redis={{…}}: host is a str, not {host!r:.100}")
         host = f"[{host}]" if ":" in host else host
         redis = f"{scheme}://{login}{host}:{port}/{redis.get('db', 0)}"
     try:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiki.errors import AikiError, StoreRefused
 from aiki.store.answers import replaced
+from aiki.store.audit import Audit
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.children import Children
@@ -77,6 +78,7 @@ class Store:
         self.mailbox = Mailbox(self.link, base)
         self.streams = Streams(self.link, base)
         self.timers = Timers(self.link, base)
+        self.audit = Audit(self.link, base)
         self.catalog = Catalog(self.link, base)
         self.schedules = Schedules(self.link, base, self.store_id)
 

@@ -74,7 +74,7 @@ async def test_runs_says_so_when_there_are_none() -> None:
     assert (none_such.exit_code, none_such.stderr) == (0, "no such runs\n")
 
 
-@pytest.mark.parametrize("arguments", [("runs",), ("show", "0-x"), ("start", "shop")])
+@pytest.mark.parametrize("arguments", [("runs",), ("show", "0-x"), ("start", "shop"), ("audit",)])
 async def test_where_there_is_no_store_it_says_so_and_leaves_none_behind(
     place: Path, arguments: tuple[str, ...]
 ) -> None:

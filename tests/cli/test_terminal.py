@@ -33,7 +33,7 @@ async def in_a_terminal(place: Path, *arguments: str, **env: str) -> str:
     return output.replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("arguments", [(), ("start",), ("runs",), ("show",)])
+@pytest.mark.parametrize("arguments", [(), ("start",), ("runs",), ("show",), ("audit",)])
 async def test_help_tells_every_exit_code_within_80_columns(arguments: tuple[str, ...]) -> None:
     result = await invoke(*arguments, "--help")
     assert result.exit_code == Exit.DONE

@@ -8,28 +8,19 @@ from collections import Counter
 
 from aiki.records import parse_streams
 from aiki.states import FINAL, WAITING, Status
+from aiki.store.audit import KEYS
 from tests.support.store import Dump, Scene
 
-# Every key that may be there, and which run it belongs to where it belongs to one.
-KEYS = (
-    r"run:(?P<run>[^:]+)(:journal|:mailbox|:seen|:answers|:children|:map:.+|:stream:[^:]+)?",
-    r"idem:[^/{}]+",
-    r"ready:[^/:]+/[^/:]+/[^/:]+(/quarantine)?",
-    rf"index:(active|{'|'.join(Status)})/[^/:]+",
-    r"tag:.+",
-    r"worker:[^:]+(:runs|:streams|:notices)?",
-    r"schedule:[^:/{}]+",
-    r"meta|streams|schedules|timers|workers|supervisors|quarantine|pulse|sweep|unserved|cascades",
-)
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 
 
 async def audit(scene: Scene) -> None:
     """Check that each run is where its record says, and nowhere else, and that no key is left over.
 
-    The sweep must find the same: nothing.
+    The audit of the product and the sweep must find the same: nothing.
     """
     await audit_indexes(scene)
+    assert (await scene.store.audit.audit()).found == {}
     mended = await scene.walk()
     assert not mended, f"the sweep mended {mended}"
 

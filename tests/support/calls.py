@@ -706,6 +706,38 @@ async def sweeping(scene: Scene) -> list[Argument]:
     return ["0", "10000"]
 
 
+@call("audit")
+async def auditing(scene: Scene) -> list[Argument]:
+    await sweeping(scene)
+    return ["", "0", "10000", ""]
+
+
+@call("audit", again=ANY)
+async def auditing_of_members(scene: Scene) -> list[Argument]:
+    index = f"index:active/{WORKFLOW}"
+    await scene.command("ZADD", scene.base + index, 1, "0-gone")
+    return [index, "0", "100", "1"]
+
+
+@call("audit", [b"0", [], []])
+async def auditing_of_offers(scene: Scene) -> list[Argument]:
+    await scene.start_run(run_id=RUN)
+    return [STREAM, "0", "100", ""]
+
+
+@call("audit")
+async def auditing_of_entries(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.commit(owner, "step#0")
+    return [f"run:{RUN}:journal", "0", "100", ""]
+
+
+@call("audit")
+async def auditing_of_owned(scene: Scene) -> list[Argument]:
+    await _owned(scene)
+    return [f"worker:{WORKER}:runs", "0", "100", ""]
+
+
 @call("watch_run", [b"WAIT"])
 async def watch(scene: Scene) -> list[Argument]:
     await scene.start_run(run_id=RUN)

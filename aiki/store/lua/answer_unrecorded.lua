@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: fence
+-- uses: fence, counts
 -- Take a query, or an update that was refused, out of a run's mailbox, and answer it. Nothing is
 -- recorded; an update may be sent again under the same id.
 -- KEYS  the key prefix
@@ -9,11 +9,12 @@
 -- From  running
 local p = KEYS[1]
 local run = p .. 'run:' .. ARGV[1]
-local f = redis.call('HMGET', run, 'token', 'cancel', 'news')
+local f = redis.call('HMGET', run, 'token', 'cancel', 'news', 'unread')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
 local size = redis.call('HSTRLEN', run .. ':mailbox', ARGV[3])
+check_counts({ f[4] })
 if size > 0 then
   if ARGV[4] ~= '' then
     redis.call('ZREM', run .. ':seen', ARGV[4])

@@ -1,5 +1,5 @@
 #!lua
--- uses: clock, waits, ready, index, enqueue, stir, mail
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail
 -- Ask a run: put a query or an update into its mailbox, once per message id. An update that was
 -- answered gives its answer again.
 -- KEYS  the key prefix

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, fence, close, index
+-- uses: clock, fence, close, index, counts
 -- Take the end of a child into its parent's journal, and let the child's retention begin.
 -- KEYS  the key prefix
 -- ARGV  run id, token, address#n, time of the entry, rest of the entry without its payload, the
@@ -10,7 +10,7 @@
 local p = KEYS[1]
 local run = p .. 'run:' .. ARGV[1]
 local born = p .. 'run:' .. ARGV[6]
-local f = redis.call('HMGET', run, 'token', 'cancel', 'news')
+local f = redis.call('HMGET', run, 'token', 'cancel', 'news', 'ends')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
@@ -27,6 +27,7 @@ if #payload > tonumber(ARGV[8]) then
   return { 'LARGE', tostring(#payload) }
 end
 local size = redis.call('HSTRLEN', run .. ':mailbox', ARGV[7])
+check_counts({ f[4] })
 local kind = ({ completed = 'r', failed = 'f', cancelled = 'c' })[to]
 local entry = kind .. ' ' .. ARGV[2] .. ' ' .. ARGV[4] .. ' 0 ' .. ARGV[5] .. payload
 local word = close(run, ARGV[3], entry, ARGV[2])

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir, mail, family, finish
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail, family, finish
 -- End a run with its handler's outcome; steps still pending are marked abandoned. Why a run is
 -- cancelled is taken from its record: its owner was told that it is, not why.
 -- KEYS  the key prefix

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir
+-- uses: clock, waits, ready, index, enqueue, stir, counts
 -- Have a run rest until it is resumed. Its owner is told, and hands it back as soon as what
 -- executes is recorded; a timer is dropped, since a resumed run looks for itself what is due.
 -- KEYS  the key prefix
@@ -10,7 +10,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'owner', 'entry', 'pause', 'cancel')
+local f = redis.call('HMGET', run, 'status', 'owner', 'entry', 'pause', 'cancel', 'news')
 local status = f[1]
 if not status or status == 'deleted' then
   return { 'NONE' }
@@ -24,6 +24,7 @@ end
 if f[5] then
   return { 'CANCELLING' }
 end
+check_counts({ f[6] })
 local at = ms(now())
 if status == 'running' then
   redis.call('HINCRBY', run, 'news', 1)

@@ -1,5 +1,5 @@
 #!lua
--- uses: clock, waits, ready, index, enqueue, stir, mail
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail
 -- Put a message into a run's mailbox, once per message id.
 -- KEYS  the key prefix
 -- ARGV  run id, message id, ms for which that id is remembered ('' for as long as the run), the

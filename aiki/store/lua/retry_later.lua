@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue, checkpoint
+-- uses: clock, ready, index, enqueue, checkpoint, counts
 -- Let a run whose handler failed wait for its next attempt. What is recorded stays, but for what
 -- the owner says. Where a cancel or a pause is wanted it does not wait: the handler is to be told.
 -- KEYS  the key prefix
@@ -11,10 +11,11 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'token', 'cancel', 'pause')
+local f = redis.call('HMGET', run, 'token', 'cancel', 'pause', 'news', 'ends')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
+check_counts({ f[4], f[5] })
 redis.call('HLEN', run .. ':journal')
 redis.call('HLEN', run .. ':mailbox')
 local r = queue_fields(run)

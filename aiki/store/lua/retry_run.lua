@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue, checkpoint
+-- uses: clock, ready, index, enqueue, checkpoint, counts
 -- Let a failed run go on from its last checkpoint. Who asks has read its journal, and says what of
 -- it the next attempt does without. A deadline and a cancel that came too late hold no more.
 -- KEYS  the key prefix
@@ -11,7 +11,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'epoch', 'retried')
+local f = redis.call('HMGET', run, 'status', 'epoch', 'retried', 'news', 'ends')
 if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 elseif f[3] == ARGV[2] then
@@ -21,6 +21,7 @@ elseif f[1] ~= 'failed' then
 elseif f[2] ~= ARGV[2] then
   return { 'CHANGED' }
 end
+check_counts({ f[4], f[5] })
 redis.call('HLEN', run .. ':journal')
 redis.call('HLEN', run .. ':mailbox')
 local r = queue_fields(run)

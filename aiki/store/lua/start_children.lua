@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, fence, waits, ready, index, enqueue, stir, start, child
+-- uses: clock, fence, waits, ready, index, enqueue, stir, start, child, counts
 -- Start some of the children of a map, and say when its parent wants to hear of their ends.
 -- KEYS  the key prefix
 -- ARGV  run id, token, address#n, rest of the open entry, '1' where none may fail, how many must
@@ -23,6 +23,7 @@ if kind and kind ~= 'o' then
   return (kind == 'a' and by == ARGV[2]) and 'ABANDONED' or 'DIVERGED'
 end
 redis.call('HLEN', run .. ':children')
+check_counts({ f[3] })
 local m = redis.call('HMGET', map, 'started', 'ended', 'wake_at', 'told')
 local started, ended = tonumber(m[1]) or 0, tonumber(m[2]) or 0
 for i = 12, #ARGV, 3 do

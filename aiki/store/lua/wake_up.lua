@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir
+-- uses: clock, waits, ready, index, enqueue, stir, counts
 -- End the sleeps that a run is in before their time.
 -- KEYS  the key prefix
 -- ARGV  run id, an id of this request, ms for which that is remembered
@@ -8,7 +8,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'owner')
+local f = redis.call('HMGET', run, 'status', 'owner', 'wakes', 'news')
 if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 end
@@ -18,6 +18,7 @@ end
 if f[1] ~= 'running' and f[1] ~= 'queued' and f[1] ~= 'paused' and not WAITS[f[1]] then
   return { 'OVER', f[1] }
 end
+check_counts({ f[3], f[4] })
 local at = now()
 local status = stir(id, run, f[1], f[2], ms(at))
 redis.call('HINCRBY', run, 'wakes', 1)

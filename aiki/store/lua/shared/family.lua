@@ -21,6 +21,7 @@ local function told_parent(id, run, to, at)
     if not m[6] then
       return -- its parent has continued as new
     end
+    check_counts(redis.call('HMGET', parent, 'news'))
     local ended, wanted = (tonumber(m[2]) or 0) + 1, tonumber(m[3]) or 0
     local is_first = to ~= 'completed' and not m[5]
     local is_time = wanted > (tonumber(m[4]) or 0) and ended >= wanted

@@ -33,6 +33,9 @@ local function read_schedule(id)
       error('schedule ' .. id .. ' is damaged: a field of its record is missing')
     end
   end
+  if not string.match(f[7], '^%d+$') or not string.match(f[8], '^%d+$') then
+    error('schedule ' .. id .. ' is damaged: its next time is none')
+  end
   return { id = id, key = key, digest = f[1], workflow = f[2], version = f[3], pool = f[4],
     input = f[5], overlap = f[6], planned = f[7], due = f[8], paused = f[9] == '1',
     buffer = lines_of(f[10]), running = lines_of(f[11]), recent = lines_of(f[12]),
