@@ -32,7 +32,10 @@ MAX_BYTES = 4 * 1024 * 1024
 ENOUGH = 32  # commands that do not wait for the replies to those before
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
 LATE = 0.1  # seconds after which a timer of the loop is late
-_NOT_YET = ("BUSY ", "LOADING ", "MASTERDOWN ")  # nothing is wrong with the server, only early
+# Nothing is wrong with the server, only early.
+_NOT_YET = (
+    "ASK ", "BUSY ", "CLUSTERDOWN ", "LOADING ", "MASTERDOWN ", "MOVED ", "READONLY ", "TRYAGAIN ",
+)  # fmt: skip
 
 _Item = tuple["asyncio.Future[Any]", Command]
 
@@ -58,9 +61,10 @@ class Link:
         self._closed = False
         self._waiting: deque[_Item] = deque()
         self._inflight: deque[_Item] = deque()
-        self._unknown_scripts: list[_Item] = []
+        self._again: list[_Item] = []
         self._unanswered = 0  # bytes sent since nothing was under way
         self._flushing = False
+        self._leaving = False  # the server, which is not the one that we look for
         self._given_up = 0  # commands that wait here although their callers do not
         self._sent_at = 0.0
         self._due = 0.0
@@ -110,7 +114,7 @@ class Link:
             self._watch.cancel()
         if self._wire is not None:
             self._wire.abort()
-        for future, _ in (*self._unknown_scripts, *self._inflight, *self._waiting):
+        for future, _ in (*self._again, *self._inflight, *self._waiting):
             if not future.done():
                 _fail(future, StoreUnavailable("the client was closed"))
         self._inflight.clear()
@@ -148,7 +152,7 @@ class Link:
 
     def _flush(self) -> None:
         # What is to be sent again with its source goes first, when all replies are in.
-        if not self._ready or self._unknown_scripts or self._wire is None:
+        if not self._ready or self._again or self._leaving or self._wire is None:
             return
         waiting, inflight = self._waiting, self._inflight
         if not inflight:
@@ -200,11 +204,11 @@ class Link:
             self._on_error(item, str(reply))
         elif not item[0].done():
             item[0].set_result(reply)
-        if self._inflight:
+        if self._inflight or self._leaving:
             return
-        if self._unknown_scripts:
-            self._waiting.extendleft(reversed(self._unknown_scripts))
-            self._unknown_scripts.clear()
+        if self._again:
+            self._waiting.extendleft(reversed(self._again))
+            self._again.clear()
         if self._waiting:
             self._flush_soon()
 
@@ -215,17 +219,32 @@ class Link:
         verdict = judge(message)
         if not self._ready:
             # While the connection is prepared nothing is sent again: the next connection is.
+            self.address.moved(message)
             kind = StoreUnavailable if message.startswith(_NOT_YET) else StoreRefused
-            _fail(future, kind(f"{self.address.described}: {message}"))
+            _fail(future, kind(f"{self.address.whereabouts}: {message}"))
         elif verdict is Verdict.NO_SCRIPT:
             source = SOURCES[str(command[1])]
-            self._unknown_scripts.append((future, ("EVAL", source, *command[2:])))
+            self._again.append((future, ("EVAL", source, *command[2:])))
+        elif verdict is Verdict.TRY_ELSEWHERE:
+            self._leave(item, message)
         elif verdict is Verdict.TRY_LATER and self._resend:
             self.problem = StoreRefused(message)
             pause = random.uniform(FIRST_PAUSE, 10 * FIRST_PAUSE)  # noqa: S311 - jitter
             self._loop.call_later(pause, self._send_again, item)
         else:
             future.set_exception(StoreRefused(f"{self.address.described}: {message}"))
+
+    def _leave(self, item: _Item, message: str) -> None:
+        """Give up a server that is not the primary, or not of this slot: look for it anew."""
+        self.address.moved(message)
+        self.problem = StoreRefused(f"{self.address.whereabouts}: {message}")
+        if self._resend:
+            self._again.append(item)
+        else:
+            _fail(item[0], self.problem)
+        if not self._leaving and self._wire is not None:
+            self._leaving = True
+            self._wire.abort()
 
     def _send_again(self, item: _Item) -> None:
         if self._closed:
@@ -236,8 +255,9 @@ class Link:
 
     def _on_lost(self) -> None:
         self._wire = None
-        lost = [item for item in (*self._unknown_scripts, *self._inflight) if not item[0].done()]
-        self._unknown_scripts.clear()
+        self._leaving = False
+        lost = [item for item in (*self._again, *self._inflight) if not item[0].done()]
+        self._again.clear()
         self._inflight.clear()
         was_ready, self._ready = self._ready, False
         if self._closed:
@@ -248,7 +268,7 @@ class Link:
             for future, _ in lost:
                 _fail(future, StoreUnavailable(f"{self.address.described}: lost"))
         if was_ready:
-            _logger.warning("lost the connection to %s", self.address.described)
+            _logger.warning("lost the connection to %s", self.address.whereabouts)
             self._connecting = self._loop.create_task(self._reconnect())
 
     async def _open(self) -> None:
@@ -292,7 +312,7 @@ class Link:
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 pause = min(3 * pause, LAST_PAUSE)
             else:
-                _logger.warning("connected again to %s", self.address.described)
+                _logger.warning("connected again to %s", self.address.whereabouts)
                 return
 
 

@@ -46,7 +46,7 @@ class Preflight:
         if not findings:
             findings = [*(_eviction(info) if info else ()), *await self._refusals(link)]
         if findings:
-            raise StoreRefused(f"{link.address.described} cannot be used: " + "; ".join(findings))
+            raise StoreRefused(f"{link.address.whereabouts} cannot be used: " + "; ".join(findings))
         self.guarantee = _guarantee(info)
         policy = (info or {}).get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and not self._warned:

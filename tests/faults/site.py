@@ -30,7 +30,9 @@ WORKLOAD = "tests.faults.workload"
 class Site:
     """Everything of one test, in one directory."""
 
-    def __init__(self, directory: Path, *options: str, embedded: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *options: str, embedded: bool = False, url: str = ""
+    ) -> None:
         self.directory = directory
         self._data_dir = directory / "data" if embedded else None
         self.ledger = directory / "ledger"
@@ -38,13 +40,14 @@ class Site:
         home = directory / "server"
         home.mkdir()
         self.server = RedisServer(home, *options)
+        self.url = url or self.server.url
         self.client = self.make_client()
 
     def make_client(self) -> Client:
         """Make one more client of the store."""
         if self._data_dir is not None:
             return Client(data_dir=self._data_dir)
-        return Client(self.server.url)
+        return Client(self.url)
 
     def supervised(
         self, *arguments: str, name: str = "supervisor", workers: int = 2, module: str = WORKLOAD
@@ -55,7 +58,7 @@ class Site:
         if self._data_dir is not None:
             store = ("--data-dir", str(self._data_dir))
         else:
-            store = ("--redis", self.server.url)
+            store = ("--redis", self.url)
         found = Supervised(home, module, *store, "--workers", str(workers), *arguments)
         found.ledger = self.ledger
         return found
@@ -167,10 +170,15 @@ class Site:
 
 
 @asynccontextmanager
-async def site_at(directory: Path, *options: str, embedded: bool = False) -> AsyncGenerator[Site]:
-    """Run a server (with these options, or the embedded one), and a client of it."""
-    site = Site(directory, *options, embedded=embedded)
-    if not embedded:
+async def site_at(
+    directory: Path, *options: str, embedded: bool = False, url: str = ""
+) -> AsyncGenerator[Site]:
+    """Run a server (with these options, or the embedded one), and a client of it.
+
+    With a URL, the servers are others', and none is run here.
+    """
+    site = Site(directory, *options, embedded=embedded, url=url)
+    if not embedded and not url:
         site.server.start()
     try:
         async with site.client:
