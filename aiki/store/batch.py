@@ -24,6 +24,7 @@ import hiredis
 from aiki.errors import AikiError, DataError, StoreRefused, StoreUnavailable
 from aiki.store.connection import Address, Command, Verdict, Wire, judge, pack
 from aiki.store.scripts import SOURCES
+from aiki.store.tail import NAMES, Tail
 
 _logger = logging.getLogger("aiki.store")
 
@@ -50,11 +51,13 @@ class Link:
         prepare: Callable[[Link], Awaitable[None]] | None = None,
         timeout: float = 3.0,
         resend: bool = True,
+        tail: Tail | None = None,
     ) -> None:
         self.address = address
         self._prepare = prepare
         self._timeout = timeout
         self._resend = resend
+        self._tail = tail
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
         self._ready = False
@@ -86,6 +89,9 @@ class Link:
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._closed:
             _fail(future, StoreUnavailable("the client was closed"))
+            return future
+        if self._tail is not None and self._tail.is_fenced(command):
+            future.set_result(b"FENCED")
             return future
         self._wait((future, command))
         return future
@@ -202,8 +208,12 @@ class Link:
         item = self._inflight.popleft()
         if isinstance(reply, hiredis.ReplyError):
             self._on_error(item, str(reply))
-        elif not item[0].done():
-            item[0].set_result(reply)
+        else:
+            command = item[1]
+            if self._tail is not None and len(command) > 1 and command[1] in NAMES:
+                self._tail.acknowledged(NAMES[command[1]], command, reply)
+            if not item[0].done():
+                item[0].set_result(reply)
         if self._inflight or self._leaving:
             return
         if self._again:
@@ -287,6 +297,20 @@ class Link:
 
     def _is_connected(self) -> bool:
         return self._wire is not None
+
+    async def compare(self) -> None:
+        """Look whether a server that may be another one has what was acknowledged."""
+        if self._tail is None or not await self._tail.compare(
+            self.immediately, self.address.whereabouts
+        ):
+            return
+        kept: deque[_Item] = deque()
+        for future, command in self._waiting:
+            if not self._tail.is_fenced(command):
+                kept.append((future, command))
+            elif not future.done():
+                future.set_result(b"FENCED")
+        self._waiting = kept
 
     def immediately(self, command: Command) -> asyncio.Future[Any]:
         """Send a command past the queue; only for preparing a fresh connection."""

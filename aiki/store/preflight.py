@@ -25,6 +25,7 @@ class Preflight:
         self._base = base
         self.guarantee = ""
         self._warned = False
+        self._server = ""
 
     async def check(self, link: Link) -> None:
         """Load the scripts and refuse a server that could lose or mistake runs.
@@ -48,6 +49,10 @@ class Preflight:
         if findings:
             raise StoreRefused(f"{link.address.whereabouts} cannot be used: " + "; ".join(findings))
         self.guarantee = _guarantee(info)
+        server = (info or {}).get("run_id", "")
+        if not server or server != self._server:  # another one, or restarted from what was on disk
+            await link.compare()
+        self._server = server
         policy = (info or {}).get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and not self._warned:
             self._warned = True

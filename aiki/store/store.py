@@ -18,6 +18,7 @@ from aiki.store.runs import Runs
 from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
 from aiki.store.streams import Streams
+from aiki.store.tail import Tail
 from aiki.store.timers import Timers
 from aiki.store.workers import Workers
 
@@ -32,7 +33,8 @@ class Store:
         self.address = address
         self.namespace = namespace
         self.preflight = Preflight(prefix(namespace, 0))
-        self.link = Link(address, prepare=self.preflight.check)
+        self.tail = Tail(prefix(namespace, 0))
+        self.link = Link(address, prepare=self.preflight.check, tail=self.tail)
         self.inbox = Inbox(address, prefix(namespace, 0))
         self.store_id = ""
 
