@@ -68,6 +68,7 @@ def test_a_password_with_special_characters_arrives_as_it_is() -> None:
         "redis://",
         "redis:///0",
         "http://localhost:6379",
+        "redis://localhost?durability=always",
         "redis+sentinel://localhost",
         "redis+sentinel://localhost/",
         "redis+sentinel://localhost/a service",

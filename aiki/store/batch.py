@@ -52,12 +52,15 @@ class Link:
         timeout: float = 3.0,
         resend: bool = True,
         tail: Tail | None = None,
+        confirm: Command | None = None,
     ) -> None:
         self.address = address
         self._prepare = prepare
         self._timeout = timeout
         self._resend = resend
         self._tail = tail
+        self._confirm = confirm
+        self._unconfirmed: list[tuple[_Item, Any]] = []  # with the replies that are not given yet
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
         self._ready = False
@@ -120,7 +123,8 @@ class Link:
             self._watch.cancel()
         if self._wire is not None:
             self._wire.abort()
-        for future, _ in (*self._again, *self._inflight, *self._waiting):
+        unconfirmed = [item for item, _ in self._unconfirmed]
+        for future, _ in (*unconfirmed, *self._again, *self._inflight, *self._waiting):
             if not future.done():
                 _fail(future, StoreUnavailable("the client was closed"))
         self._inflight.clear()
@@ -178,6 +182,9 @@ class Link:
             buffers.append(packed)
             inflight.append(item)
         if buffers:
+            if self._confirm is not None:
+                buffers.append(pack(self._confirm))
+                inflight.append((self._loop.create_future(), self._confirm))
             self._wire.write(b"".join(buffers))
 
     def _expect_reply(self) -> None:
@@ -206,14 +213,14 @@ class Link:
 
     def _on_reply(self, reply: Any) -> None:
         item = self._inflight.popleft()
-        if isinstance(reply, hiredis.ReplyError):
+        if item[1] is self._confirm:
+            self._on_confirmed(reply)
+        elif isinstance(reply, hiredis.ReplyError):
             self._on_error(item, str(reply))
+        elif self._confirm is not None and self._ready:
+            self._unconfirmed.append((item, reply))
         else:
-            command = item[1]
-            if self._tail is not None and len(command) > 1 and command[1] in NAMES:
-                self._tail.acknowledged(NAMES[command[1]], command, reply)
-            if not item[0].done():
-                item[0].set_result(reply)
+            self._done(item, reply)
         if self._inflight or self._leaving:
             return
         if self._again:
@@ -221,6 +228,30 @@ class Link:
             self._again.clear()
         if self._waiting:
             self._flush_soon()
+
+    def _done(self, item: _Item, reply: Any) -> None:
+        future, command = item
+        if self._tail is not None and len(command) > 1 and command[1] in NAMES:
+            self._tail.acknowledged(NAMES[command[1]], command, reply)
+        if not future.done():
+            future.set_result(reply)
+
+    def _on_confirmed(self, reply: Any) -> None:
+        """Give the replies of a batch, or send it again where it is not as safe as was asked."""
+        batch, self._unconfirmed = self._unconfirmed, []
+        count = reply[0] if isinstance(reply, list) else reply
+        if isinstance(count, int) and count > 0:
+            for item, answer in batch:
+                self._done(item, answer)
+            return
+        # Done or not: the same, sent again, changes nothing and is waited for once more.
+        self.problem = StoreUnavailable(f"{self.address.whereabouts}: nobody confirms ({reply})")
+        for item, _ in batch:
+            self._try_later(item)
+
+    def _try_later(self, item: _Item) -> None:
+        pause = random.uniform(FIRST_PAUSE, 10 * FIRST_PAUSE)  # noqa: S311 - jitter
+        self._loop.call_later(pause, self._send_again, item)
 
     def _on_error(self, item: _Item, message: str) -> None:
         future, command = item
@@ -239,8 +270,7 @@ class Link:
             self._leave(item, message)
         elif verdict is Verdict.TRY_LATER and self._resend:
             self.problem = StoreRefused(message)
-            pause = random.uniform(FIRST_PAUSE, 10 * FIRST_PAUSE)  # noqa: S311 - jitter
-            self._loop.call_later(pause, self._send_again, item)
+            self._try_later(item)
         else:
             future.set_exception(StoreRefused(f"{self.address.described}: {message}"))
 
@@ -266,7 +296,9 @@ class Link:
     def _on_lost(self) -> None:
         self._wire = None
         self._leaving = False
-        lost = [item for item in (*self._again, *self._inflight) if not item[0].done()]
+        sent = (*(item for item, _ in self._unconfirmed), *self._again, *self._inflight)
+        lost = [item for item in sent if not item[0].done() and item[1] is not self._confirm]
+        self._unconfirmed.clear()
         self._again.clear()
         self._inflight.clear()
         was_ready, self._ready = self._ready, False

@@ -20,10 +20,15 @@ from aiki.store.finding import Finder, Sentinels, Slots
 from aiki.store.keys import prefix
 from aiki.store.urls import Place, redis_url, said, target
 
+Command = tuple[str | bytes | int, ...]
 CONNECT_TIMEOUT = 3.0
 ASK_TIMEOUT = 1.0  # of one of several that are asked
+CONFIRM_MS = "1000"  # well within the time after which a silent connection is given up
+CONFIRMATIONS: dict[str, Command] = {
+    "fsync": ("WAITAOF", "1", "0", CONFIRM_MS),
+    "replicated": ("WAIT", "1", CONFIRM_MS),
+}
 
-Command = tuple[str | bytes | int, ...]
 # Its stub takes one-tuples only.
 pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
@@ -120,6 +125,7 @@ class Address:
         self.url = redis_url(redis)
         self._target = target(self.url)
         self.described = self._target.described
+        self.durability = self._target.durability
         self._place: Place | None = None
         try:
             self._pool = _pool(self._target.url, CONNECT_TIMEOUT)

@@ -8,7 +8,7 @@ from aiki.errors import StoreRefused
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.children import Children
-from aiki.store.connection import Address
+from aiki.store.connection import CONFIRMATIONS, Address
 from aiki.store.control import Control
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
@@ -34,7 +34,12 @@ class Store:
         self.namespace = namespace
         self.preflight = Preflight(prefix(namespace, 0))
         self.tail = Tail(prefix(namespace, 0))
-        self.link = Link(address, prepare=self.preflight.check, tail=self.tail)
+        self.link = Link(
+            address,
+            prepare=self.preflight.check,
+            tail=self.tail,
+            confirm=CONFIRMATIONS.get(address.durability),
+        )
         self.inbox = Inbox(address, prefix(namespace, 0))
         self.store_id = ""
 

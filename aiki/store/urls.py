@@ -20,6 +20,7 @@ _SCHEMES = (*_PLAIN, *_SENTINEL, *_CLUSTER)
 _FIELDS = frozenset({"host", "port", "db", "username", "password", "ssl"})
 _FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _TLS = _FILES | {"ssl_ca_path", "ssl_cert_reqs", "ssl_check_hostname"}
+_LEVELS = ("fsync", "replicated")
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 _MALFORMED = (
     "the Redis URL is malformed: its port is a number up to 65535, an IPv6 address stands in "
@@ -44,6 +45,8 @@ class Target:
     service: str = ""
     ask_url: str = ""
     """How a connection to a sentinel is made and logged in."""
+    durability: str = ""
+    """What to wait for before a write counts as done: 'fsync', 'replicated', or nothing."""
 
 
 def redis_url(redis: str | Mapping[str, Any]) -> str:
@@ -82,8 +85,11 @@ def target(url: str) -> Target:
         return _sentinel(parts)
     if parts.scheme in _CLUSTER:
         return _cluster(parts)
-    _check_plain(parts)
-    return Target(url, describe_url(url))
+    options = _check_plain(parts)
+    durability = options.pop("durability", "")
+    if durability:
+        url = url.partition("?")[0] + (f"?{urlencode(options)}" if options else "")
+    return Target(url, describe_url(url), durability=durability)
 
 
 def describe_url(url: str) -> str:
@@ -104,7 +110,7 @@ def said(place: Place) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _check_plain(parts: SplitResult) -> None:
+def _check_plain(parts: SplitResult) -> dict[str, str]:
     try:
         named = parts.port or parts.hostname  # the port first: to look at it is to check it
     except ValueError:
@@ -118,7 +124,7 @@ def _check_plain(parts: SplitResult) -> None:
         raise ConfigError("a unix:// URL names the path of a socket: unix:///run/redis.sock")
     if parts.scheme != "unix":
         _check_database(parts.path.strip("/"))
-    _options(parts, {"db"})
+    return _options(parts, {"db"})
 
 
 def _sentinel(parts: SplitResult) -> Target:
@@ -131,6 +137,7 @@ def _sentinel(parts: SplitResult) -> Target:
         )
     _check_database(database)
     options = _options(parts, set(_SENTINEL_LOGIN))
+    durability = options.pop("durability", "")
     name, password = (quote(options.pop(each, ""), safe="") for each in _SENTINEL_LOGIN)
     ask_login = f"{name}:{password}@" if name or password else ""
     scheme = parts.scheme.partition("+")[0]
@@ -143,6 +150,7 @@ def _sentinel(parts: SplitResult) -> Target:
         seeds,
         service,
         f"{scheme}://{ask_login}{said(seeds[0])}{tls}",
+        durability,
     )
 
 
@@ -151,10 +159,11 @@ def _cluster(parts: SplitResult) -> Target:
     if parts.path.strip("/") not in ("", "0"):
         raise ConfigError("a cluster has the database 0 alone; a namespace keeps users apart")
     options = _options(parts, set())
+    durability = options.pop("durability", "")
     scheme = parts.scheme.partition("+")[0]
     url = f"{scheme}://{login}{said(seeds[0])}/0" + (f"?{urlencode(options)}" if options else "")
     described = f"{parts.scheme}://{','.join(map(said, seeds))}"
-    return Target(url, described, "cluster", seeds, ask_url=url)
+    return Target(url, described, "cluster", seeds, ask_url=url, durability=durability)
 
 
 def _seeds(parts: SplitResult, port: int) -> tuple[str, tuple[Place, ...]]:
@@ -174,14 +183,17 @@ def _check_database(database: str) -> None:
 
 
 def _options(parts: SplitResult, allowed: set[str]) -> dict[str, str]:
+    allowed = allowed | {"durability"}
     if parts.scheme.startswith("rediss"):
-        allowed = allowed | _TLS
+        allowed |= _TLS
     found = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name, value in found.items():
         if name not in allowed:
             # redis-py would take any of its parameters here, those that are ours to set as well.
-            takes = ", ".join(sorted(allowed)) or "nothing"
+            takes = ", ".join(sorted(allowed))
             raise ConfigError(f"after its ? a {parts.scheme}:// URL takes only {takes}")
+        if name == "durability" and value not in _LEVELS:
+            raise ConfigError(f"durability= in a Redis URL is one of {', '.join(_LEVELS)}")
         if name == "db" and not (value.isascii() and value.isdigit()):
             raise ConfigError("db= in a Redis URL is the number of a database")
         if name in _FILES and not Path(value).is_file():
