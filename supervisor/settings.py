@@ -18,7 +18,7 @@ from aiki.client import DATA_DIR, REDIS_VARIABLE, Client
 from aiki.durations import Seconds
 from aiki.errors import AikiError, ConfigError
 from aiki.names import checked_name
-from aiki.store.connection import redis_url
+from aiki.store.urls import redis_url
 from aiki.supervisor import readers
 from aiki.supervisor.logs import LogFormat, LogLevel
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -302,23 +303,31 @@ async def test_a_busy_server_is_waited_for(own: Scene, own_server: RedisServer) 
     await killer.close()
 
 
-@pytest.mark.parametrize(
-    ("fault", "cure", "word"),
-    [
-        (("CONFIG", "SET", "min-replicas-to-write", "1"),
-         ("CONFIG", "SET", "min-replicas-to-write", "0"), "NOREPLICAS"),
-        (("REPLICAOF", "localhost", "1"), ("REPLICAOF", "NO", "ONE"), "READONLY"),
-    ],
-)  # fmt: skip
-async def test_a_refusal_that_passes_is_waited_out(
-    own: Scene, fault: tuple[str, ...], cure: tuple[str, ...], word: str
-) -> None:
-    await own.store.link.send(fault)
+async def test_a_refusal_that_passes_is_waited_out(own: Scene) -> None:
+    await own.store.link.send(("CONFIG", "SET", "min-replicas-to-write", "1"))
     starting = starts(own, 5)
-    await eventually(lambda: str(own.store.link.problem).startswith(word))
+    await eventually(lambda: str(own.store.link.problem).startswith("NOREPLICAS"))
     assert not any(each.done() for each in starting)
-    await own.store.link.send(cure)
+    await own.store.link.send(("CONFIG", "SET", "min-replicas-to-write", "0"))
     await all_started_once(own, starting)
+
+
+async def test_a_primary_that_becomes_a_replica_is_left_until_it_is_one_no_more(
+    own: Scene,
+) -> None:
+    address = own.store.address
+    admin = Link(address)
+    await admin.connect()
+    await admin.send(("REPLICAOF", "localhost", "1"))
+    starting = starts(own, 5)
+    await eventually(lambda: "it is a replica" in str(own.store.link.problem))
+    # It is asked what it is, and not sent the same again and again.
+    stats = (await admin.send(("INFO", "errorstats"))).decode()
+    assert int(re.findall(r"errorstat_READONLY:count=(\d+)", stats)[0]) <= len(starting)
+    assert not any(each.done() for each in starting)
+    await admin.send(("REPLICAOF", "NO", "ONE"))
+    await all_started_once(own, starting)
+    await admin.close()
 
 
 @pytest.mark.parametrize(

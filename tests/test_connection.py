@@ -25,6 +25,17 @@ from aiki.store.connection import Address, Verdict, judge
         ("redis://[::1]:6379/1", "redis://[::1]:6379/1", "redis://[::1]:6379/1"),
         ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2", "unix:///run/redis.sock"),
         ("unix://u:p@/run/redis.sock", "unix://u:p@/run/redis.sock", "unix:///run/redis.sock"),
+        (
+            "redis+sentinel://u:p@a:1,b,[::1]:3/runs?sentinel_password=p",
+            "redis+sentinel://u:p@a:1,b,[::1]:3/runs?sentinel_password=p",
+            "redis+sentinel://a:1,b:26379,[::1]:3/runs",
+        ),
+        (
+            "rediss+sentinel://a/runs/2",
+            "rediss+sentinel://a/runs/2",
+            "rediss+sentinel://a:26379/runs/2",
+        ),
+        ("redis+cluster://u:p@a:1,b", "redis+cluster://u:p@a:1,b", "redis+cluster://a:1,b:6379"),
         ({}, "redis://localhost:6379/0", "redis://localhost:6379/0"),
         ({"host": "h", "port": 7, "db": 1}, "redis://h:7/1", "redis://h:7/1"),
         ({"host": "::1", "ssl": True}, "rediss://[::1]:6379/0", "rediss://[::1]:6379/0"),
@@ -57,7 +68,23 @@ def test_a_password_with_special_characters_arrives_as_it_is() -> None:
         "redis://",
         "redis:///0",
         "http://localhost:6379",
-        "redis+cluster://localhost:6379",
+        "redis://localhost?durability=always",
+        "redis+sentinel://localhost",
+        "redis+sentinel://localhost/",
+        "redis+sentinel://localhost/a service",
+        "redis+sentinel://localhost/runs/orders",
+        "redis+sentinel://localhost/runs/1/2",
+        "redis+sentinel://localhost:port/runs",
+        "redis+sentinel://localhost:66000/runs",
+        "redis+sentinel://,/runs",
+        "redis+sentinel://::1/runs",
+        "redis+sentinel://localhost/runs?ssl_cert_reqs=none",
+        "redis+sentinel://localhost/runs?service_name=runs",
+        "rediss+sentinel://localhost/runs?ssl_ca_certs=/no/such/file",
+        "redis+cluster://localhost/1",
+        "redis+cluster://localhost/runs",
+        "redis+cluster://localhost?db=0",
+        "redis+cluster:///run/redis.sock",
         "redis://localhost:port",
         "redis://localhost:66000",
         "redis://localhost:-1",
@@ -90,11 +117,14 @@ def test_a_malformed_address_is_refused_where_it_is_written(given: str | Mapping
 
 
 @pytest.mark.parametrize("character", list("/#?@:%[] "))
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
+@pytest.mark.parametrize(
+    "scheme", ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster"]
+)
 def test_a_password_is_never_told_whether_it_was_escaped_or_not(
     scheme: str, character: str
 ) -> None:
     place = "/run/redis.sock" if scheme == "unix" else "host:1"
+    place += "/runs" if scheme.endswith("sentinel") else ""
     for password in (f"hush{character}secret", f"1{character}secret"):
         told = ""
         try:
@@ -117,7 +147,10 @@ def test_a_certificate_that_is_there_is_accepted(tmp_path: Path) -> None:
         ("BUSY Redis is busy running a script.", Verdict.TRY_LATER),
         ("LOADING Redis is loading the dataset in memory", Verdict.TRY_LATER),
         ("MISCONF Errors writing to the AOF file: No space left on device", Verdict.TRY_LATER),
-        ("READONLY You can't write against a read only replica.", Verdict.TRY_LATER),
+        ("READONLY You can't write against a read only replica.", Verdict.TRY_ELSEWHERE),
+        ("MOVED 13907 10.0.0.1:6379", Verdict.TRY_ELSEWHERE),
+        ("CLUSTERDOWN The cluster is down", Verdict.TRY_ELSEWHERE),
+        ("ASK 13907 10.0.0.1:6379", Verdict.TRY_LATER),
         ("NOREPLICAS Not enough good replicas to write.", Verdict.TRY_LATER),
         ("NOPERM this user has no permissions", Verdict.TRY_LATER),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", Verdict.REFUSED),

@@ -24,6 +24,7 @@ import hiredis
 from aiki.errors import AikiError, DataError, StoreRefused, StoreUnavailable
 from aiki.store.connection import Address, Command, Verdict, Wire, judge, pack
 from aiki.store.scripts import SOURCES
+from aiki.store.tail import NAMES, Tail
 
 _logger = logging.getLogger("aiki.store")
 
@@ -32,7 +33,10 @@ MAX_BYTES = 4 * 1024 * 1024
 ENOUGH = 32  # commands that do not wait for the replies to those before
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
 LATE = 0.1  # seconds after which a timer of the loop is late
-_NOT_YET = ("BUSY ", "LOADING ", "MASTERDOWN ")  # nothing is wrong with the server, only early
+# Nothing is wrong with the server, only early.
+_NOT_YET = (
+    "ASK ", "BUSY ", "CLUSTERDOWN ", "LOADING ", "MASTERDOWN ", "MOVED ", "READONLY ", "TRYAGAIN ",
+)  # fmt: skip
 
 _Item = tuple["asyncio.Future[Any]", Command]
 
@@ -48,21 +52,27 @@ class Link:
         timeout: float = 3.0,
         resend: bool = True,
         revive: Callable[[], Awaitable[AikiError | None]] | None = None,
+        tail: Tail | None = None,
+        confirm: Command | None = None,
     ) -> None:
         self.address = address
         self._prepare = prepare
         self._revive = revive
         self._timeout = timeout
         self._resend = resend
+        self._tail = tail
+        self._confirm = confirm
+        self._unconfirmed: list[tuple[_Item, Any]] = []  # with the replies that are not given yet
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
         self._ready = False
         self._closed = False
         self._waiting: deque[_Item] = deque()
         self._inflight: deque[_Item] = deque()
-        self._unknown_scripts: list[_Item] = []
+        self._again: list[_Item] = []
         self._unanswered = 0  # bytes sent since nothing was under way
         self._flushing = False
+        self._leaving = False  # the server, which is not the one that we look for
         self._given_up = 0  # commands that wait here although their callers do not
         self._sent_at = 0.0
         self._due = 0.0
@@ -84,6 +94,9 @@ class Link:
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._closed:
             _fail(future, StoreUnavailable("the client was closed"))
+            return future
+        if self._tail is not None and self._tail.is_fenced(command):
+            future.set_result(b"FENCED")
             return future
         self._wait((future, command))
         return future
@@ -112,7 +125,8 @@ class Link:
             self._watch.cancel()
         if self._wire is not None:
             self._wire.abort()
-        for future, _ in (*self._unknown_scripts, *self._inflight, *self._waiting):
+        unconfirmed = [item for item, _ in self._unconfirmed]
+        for future, _ in (*unconfirmed, *self._again, *self._inflight, *self._waiting):
             if not future.done():
                 _fail(future, StoreUnavailable("the client was closed"))
         self._inflight.clear()
@@ -150,7 +164,7 @@ class Link:
 
     def _flush(self) -> None:
         # What is to be sent again with its source goes first, when all replies are in.
-        if not self._ready or self._unknown_scripts or self._wire is None:
+        if not self._ready or self._again or self._leaving or self._wire is None:
             return
         waiting, inflight = self._waiting, self._inflight
         if not inflight:
@@ -170,6 +184,9 @@ class Link:
             buffers.append(packed)
             inflight.append(item)
         if buffers:
+            if self._confirm is not None:
+                buffers.append(pack(self._confirm))
+                inflight.append((self._loop.create_future(), self._confirm))
             self._wire.write(b"".join(buffers))
 
     def _expect_reply(self) -> None:
@@ -198,17 +215,45 @@ class Link:
 
     def _on_reply(self, reply: Any) -> None:
         item = self._inflight.popleft()
-        if isinstance(reply, hiredis.ReplyError):
+        if item[1] is self._confirm:
+            self._on_confirmed(reply)
+        elif isinstance(reply, hiredis.ReplyError):
             self._on_error(item, str(reply))
-        elif not item[0].done():
-            item[0].set_result(reply)
-        if self._inflight:
+        elif self._confirm is not None and self._ready:
+            self._unconfirmed.append((item, reply))
+        else:
+            self._done(item, reply)
+        if self._inflight or self._leaving:
             return
-        if self._unknown_scripts:
-            self._waiting.extendleft(reversed(self._unknown_scripts))
-            self._unknown_scripts.clear()
+        if self._again:
+            self._waiting.extendleft(reversed(self._again))
+            self._again.clear()
         if self._waiting:
             self._flush_soon()
+
+    def _done(self, item: _Item, reply: Any) -> None:
+        future, command = item
+        if self._tail is not None and len(command) > 1 and command[1] in NAMES:
+            self._tail.acknowledged(NAMES[command[1]], command, reply)
+        if not future.done():
+            future.set_result(reply)
+
+    def _on_confirmed(self, reply: Any) -> None:
+        """Give the replies of a batch, or send it again where it is not as safe as was asked."""
+        batch, self._unconfirmed = self._unconfirmed, []
+        count = reply[0] if isinstance(reply, list) else reply
+        if isinstance(count, int) and count > 0:
+            for item, answer in batch:
+                self._done(item, answer)
+            return
+        # Done or not: the same, sent again, changes nothing and is waited for once more.
+        self.problem = StoreUnavailable(f"{self.address.whereabouts}: nobody confirms ({reply})")
+        for item, _ in batch:
+            self._try_later(item)
+
+    def _try_later(self, item: _Item) -> None:
+        pause = random.uniform(FIRST_PAUSE, 10 * FIRST_PAUSE)  # noqa: S311 - jitter
+        self._loop.call_later(pause, self._send_again, item)
 
     def _on_error(self, item: _Item, message: str) -> None:
         future, command = item
@@ -217,17 +262,31 @@ class Link:
         verdict = judge(message)
         if not self._ready:
             # While the connection is prepared nothing is sent again: the next connection is.
+            self.address.moved(message)
             kind = StoreUnavailable if message.startswith(_NOT_YET) else StoreRefused
-            _fail(future, kind(f"{self.address.described}: {message}"))
+            _fail(future, kind(f"{self.address.whereabouts}: {message}"))
         elif verdict is Verdict.NO_SCRIPT:
             source = SOURCES[str(command[1])]
-            self._unknown_scripts.append((future, ("EVAL", source, *command[2:])))
+            self._again.append((future, ("EVAL", source, *command[2:])))
+        elif verdict is Verdict.TRY_ELSEWHERE:
+            self._leave(item, message)
         elif verdict is Verdict.TRY_LATER and self._resend:
             self.problem = StoreRefused(message)
-            pause = random.uniform(FIRST_PAUSE, 10 * FIRST_PAUSE)  # noqa: S311 - jitter
-            self._loop.call_later(pause, self._send_again, item)
+            self._try_later(item)
         else:
             future.set_exception(StoreRefused(f"{self.address.described}: {message}"))
+
+    def _leave(self, item: _Item, message: str) -> None:
+        """Give up a server that is not the primary, or not of this slot: look for it anew."""
+        self.address.moved(message)
+        self.problem = StoreRefused(f"{self.address.whereabouts}: {message}")
+        if self._resend:
+            self._again.append(item)
+        else:
+            _fail(item[0], self.problem)
+        if not self._leaving and self._wire is not None:
+            self._leaving = True
+            self._wire.abort()
 
     def _send_again(self, item: _Item) -> None:
         if self._closed:
@@ -238,8 +297,11 @@ class Link:
 
     def _on_lost(self) -> None:
         self._wire = None
-        lost = [item for item in (*self._unknown_scripts, *self._inflight) if not item[0].done()]
-        self._unknown_scripts.clear()
+        self._leaving = False
+        sent = (*(item for item, _ in self._unconfirmed), *self._again, *self._inflight)
+        lost = [item for item in sent if not item[0].done() and item[1] is not self._confirm]
+        self._unconfirmed.clear()
+        self._again.clear()
         self._inflight.clear()
         was_ready, self._ready = self._ready, False
         if self._closed:
@@ -250,7 +312,7 @@ class Link:
             for future, _ in lost:
                 _fail(future, StoreUnavailable(f"{self.address.described}: lost"))
         if was_ready:
-            _logger.warning("lost the connection to %s", self.address.described)
+            _logger.warning("lost the connection to %s", self.address.whereabouts)
             self._connecting = self._loop.create_task(self._reconnect())
 
     async def _open(self) -> None:
@@ -269,6 +331,20 @@ class Link:
 
     def _is_connected(self) -> bool:
         return self._wire is not None
+
+    async def compare(self) -> None:
+        """Look whether a server that may be another one has what was acknowledged."""
+        if self._tail is None or not await self._tail.compare(
+            self.immediately, self.address.whereabouts
+        ):
+            return
+        kept: deque[_Item] = deque()
+        for future, command in self._waiting:
+            if not self._tail.is_fenced(command):
+                kept.append((future, command))
+            elif not future.done():
+                future.set_result(b"FENCED")
+        self._waiting = kept
 
     def immediately(self, command: Command) -> asyncio.Future[Any]:
         """Send a command past the queue; only for preparing a fresh connection."""
@@ -296,7 +372,7 @@ class Link:
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 pause = min(3 * pause, LAST_PAUSE)
             else:
-                _logger.warning("connected again to %s", self.address.described)
+                _logger.warning("connected again to %s", self.address.whereabouts)
                 return
 
 

@@ -5,54 +5,54 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from pathlib import Path
 from typing import Any, cast
-from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 import hiredis
 import redis
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, Connection
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from aiki.errors import ConfigError, StoreUnavailable
-
-CONNECT_TIMEOUT = 3.0
+from aiki.store.finding import Finder, Sentinels, Slots
+from aiki.store.keys import prefix
+from aiki.store.urls import Place, redis_url, said, target
 
 Command = tuple[str | bytes | int, ...]
+CONNECT_TIMEOUT = 3.0
+ASK_TIMEOUT = 1.0  # of one of several that are asked
+CONFIRM_MS = "1000"  # well within the time after which a silent connection is given up
+CONFIRMATIONS: dict[str, Command] = {
+    "fsync": ("WAITAOF", "1", "0", CONFIRM_MS),
+    "replicated": ("WAIT", "1", CONFIRM_MS),
+}
+
 # Its stub takes one-tuples only.
 pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
-
-_SCHEMES = ("redis", "rediss", "unix")
-_FIELDS = frozenset({"host", "port", "db", "username", "password", "ssl"})
-_FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
-_TLS = _FILES | {"ssl_ca_path", "ssl_cert_reqs", "ssl_check_hostname"}
-_MALFORMED = (
-    "the Redis URL is malformed: its port is a number up to 65535, an IPv6 address stands in "
-    "brackets, and / # ? @ : % in a password are written %2F %23 %3F %40 %3A %25"
-)
 
 # First words of the replies that say "certainly not done, and it may work later". Everything
 # else that is an error is a refusal that another try would only repeat.
 _PASSING = frozenset(
     {
+        # Our slot is on its way to another node, key by key. A script that was sent after it would
+        # find a run without its journal, so nothing is sent until all of the slot has moved.
+        "ASK",
         "BUSY",
-        "CLUSTERDOWN",
         "LOADING",
         "MASTERDOWN",
         "MISCONF",
         "NOAUTH",
         "NOPERM",
         "NOREPLICAS",
-        "READONLY",
         "TRYAGAIN",
-        "UNBLOCKED",
         "UNKILLABLE",
         "WRONGPASS",
     }
 )
+# Those that say so of the server that we are connected to, and not of the one that we look for.
+_LEFT = frozenset({"CLUSTERDOWN", "MOVED", "READONLY", "UNBLOCKED"})
 
 
 class Verdict(Enum):
@@ -60,6 +60,7 @@ class Verdict(Enum):
 
     NO_SCRIPT = auto()
     TRY_LATER = auto()
+    TRY_ELSEWHERE = auto()
     REFUSED = auto()
 
 
@@ -70,81 +71,9 @@ def judge(error: str) -> Verdict:
         return Verdict.NO_SCRIPT
     if "ACL failure in script" in error:  # a right was revoked, as by NOPERM
         return Verdict.TRY_LATER
+    if word in _LEFT:
+        return Verdict.TRY_ELSEWHERE
     return Verdict.TRY_LATER if word in _PASSING else Verdict.REFUSED
-
-
-def redis_url(redis: str | Mapping[str, Any]) -> str:
-    """Check an address given as URL or as keywords, and give it as URL.
-
-    Raises:
-        ConfigError: it is malformed. The message never repeats a password, nor what could be a
-            part of one that was not escaped.
-    """
-    given: object = redis
-    if not isinstance(given, str | Mapping):
-        raise ConfigError(
-            f"redis is a URL such as redis://localhost:6379/0 or a dict of its parts, not "
-            f"{type(given).__qualname__}"
-        )
-    if not isinstance(redis, str):
-        unknown = set(redis) - _FIELDS
-        if unknown:
-            raise ConfigError(
-                f"redis={{…}} has unknown keys {sorted(map(str, unknown))}; it takes "
-                f"{sorted(_FIELDS)}"
-            )
-        user = quote(str(redis.get("username") or ""), safe="")
-        password = quote(str(redis.get("password") or ""), safe="")
-        login = f"{user}:{password}@" if user or password else ""
-        scheme = "rediss" if redis.get("ssl") else "redis"
-        host, port = redis.get("host", "localhost"), redis.get("port", 6379)
-        if not isinstance(host, str):
-            raise ConfigError(f"redis={{…}}: host is a str, not {host!r:.100}")
-        host = f"[{host}]" if ":" in host else host
-        redis = f"{scheme}://{login}{host}:{port}/{redis.get('db', 0)}"
-    try:
-        parts = urlsplit(redis)
-        named = parts.port or parts.hostname  # the port first: to look at it is to check it
-    except ValueError:
-        raise ConfigError(_MALFORMED) from None
-    if parts.fragment:
-        raise ConfigError(_MALFORMED)
-    if parts.scheme not in _SCHEMES or not (parts.scheme == "unix" or named):
-        raise ConfigError(
-            f"a Redis URL starts with one of {', '.join(s + '://' for s in _SCHEMES)} and names a "
-            f"host or a socket; this one starts with {parts.scheme or 'no scheme'}://"
-        )
-    if parts.scheme == "unix" and (named or len(parts.path) <= 1):
-        raise ConfigError("a unix:// URL names the path of a socket: unix:///run/redis.sock")
-    database = parts.path.strip("/")
-    if parts.scheme != "unix" and database and not (database.isascii() and database.isdigit()):
-        raise ConfigError("what follows the host in a Redis URL is the number of a database")
-    _check_options(parts)
-    return redis
-
-
-def _check_options(parts: SplitResult) -> None:
-    allowed = {"db", *_TLS} if parts.scheme == "rediss" else {"db"}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in allowed:
-            # redis-py would take any of its parameters here, those that are ours to set as well.
-            raise ConfigError(
-                f"after its ? a {parts.scheme}:// URL takes only {', '.join(sorted(allowed))}"
-            )
-        if name == "db" and not (value.isascii() and value.isdigit()):
-            raise ConfigError("db= in a Redis URL is the number of a database")
-        if name in _FILES and not Path(value).is_file():
-            raise ConfigError(f"{name}= in the Redis URL names no file: {value}")
-
-
-def describe_url(url: str) -> str:
-    """Give an address without its secrets, for logs and errors."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return f"unix://{parts.path}"
-    host = parts.hostname or "localhost"
-    host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}:{parts.port or 6379}{parts.path}"
 
 
 class Wire(asyncio.Protocol):
@@ -196,31 +125,50 @@ class Address:
 
     def __init__(self, redis: str | Mapping[str, Any]) -> None:
         self.url = redis_url(redis)
-        self.described = describe_url(self.url)
+        self._target = target(self.url)
+        self.described = self._target.described
+        self.durability = self._target.durability
+        self._place: Place | None = None
         try:
-            self._pool = self._make_pool()
+            self._pool = _pool(self._target.url, CONNECT_TIMEOUT)
             self._pool.make_connection()  # it connects later, but looks at its options now
+            self._finder = self._make_finder()
         except (RedisError, ValueError) as error:
             raise ConfigError(f"{self.described}: {error}") from None
 
-    def _make_pool(self) -> ConnectionPool:
-        # Retries are ours: redis-py sends a command again after a time-out without knowing
-        # whether it ran. RESP2 keeps the handshake short and has no maintenance messages.
-        return ConnectionPool.from_url(
-            self.url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=CONNECT_TIMEOUT,
-        )
+    def _make_finder(self) -> Finder | None:
+        if not self._target.kind:
+            return None
+        pool = _pool(self._target.ask_url, ASK_TIMEOUT)
+        pool.make_connection()
+
+        def connect(place: Place) -> AbstractConnection:
+            return _connection(pool, place)
+
+        if self._target.kind == "sentinel":
+            return Sentinels(self._target, connect)
+        return Slots(self._target, connect, prefix("", 0))
+
+    @property
+    def whereabouts(self) -> str:
+        """The address, and which server of several it was the last time."""
+        place = self._place
+        return self.described if place is None else f"{self.described} ({said(place)})"
+
+    def moved(self, error: str) -> None:
+        """Take what an error reply says of where the store is now."""
+        if isinstance(self._finder, Slots):
+            self._finder.moved(error)
 
     async def open(self, on_reply: Callable[[Any], None], on_lost: Callable[[], None]) -> Wire:
-        """Connect and log in.
+        """Find the primary, connect and log in.
 
         Raises:
             StoreUnavailable: nobody answered, or the login was refused.
         """
-        connection = self._pool.make_connection()
+        if self._finder is not None:
+            self._place = await self._finder.find()
+        connection = _connection(self._pool, self._place)
         task = asyncio.current_task()
         cancelling = task.cancelling() if task is not None else 0
         is_open = False
@@ -233,18 +181,47 @@ class Address:
             is_open = True
         except (RedisError, OSError, TimeoutError) as error:
             words = str(error) or "no answer"
-            raise StoreUnavailable(f"{self.described}: {words}") from None
+            raise StoreUnavailable(f"{self.whereabouts}: {words}") from None
         finally:
             if not is_open:  # broken off half-way, it would stay open
                 await connection.disconnect(nowait=True)
         return Wire(connection, on_reply, on_lost)
 
     def blocking(self) -> redis.Redis:
-        """Make a client for a thread that has no event loop."""
-        return redis.Redis.from_url(
-            self.url,
+        """Find the primary and make a client of it, for a thread that has no event loop.
+
+        Raises:
+            StoreUnavailable: nobody knows where it is.
+        """
+        place = None if self._finder is None else asyncio.run(self._finder.find())
+        client = redis.Redis.from_url(
+            self._target.url,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=CONNECT_TIMEOUT,
         )
+        if place is not None:
+            settings = client.connection_pool.connection_kwargs
+            settings["host"], settings["port"] = place
+        return client
+
+
+def _pool(url: str, timeout: float) -> ConnectionPool:
+    # Retries are ours: redis-py sends a command again after a time-out without knowing
+    # whether it ran. RESP2 keeps the handshake short and has no maintenance messages.
+    return ConnectionPool.from_url(
+        url,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+    )
+
+
+def _connection(pool: ConnectionPool, place: Place | None) -> AbstractConnection:
+    connection: AbstractConnection = pool.make_connection()
+    if place is not None:
+        assert isinstance(connection, Connection)  # noqa: S101 - a socket is the only server
+        connection.host, connection.port = place
+    return connection

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiki.errors import StoreRefused
 from aiki.store.batch import Link
+from aiki.store.connection import CONFIRMATIONS
 from aiki.store.scripts import SCRIPTS
 
 _logger = logging.getLogger("aiki.store")
@@ -27,6 +28,7 @@ class Preflight:
         self.guarantee = ""
         self._warned = False
         self._may_ask = False
+        self._server = ""
 
     async def check(self, link: Link) -> None:
         """Load the scripts and refuse a server that could lose or mistake runs.
@@ -47,10 +49,15 @@ class Preflight:
         findings = [] if info is None else _other_server(info)
         if not findings:
             findings = [*(_eviction(info) if info else ()), *await self._refusals(link)]
+            findings += await _unconfirmable(link)
         if findings:
-            raise StoreRefused(f"{link.address.described} cannot be used: " + "; ".join(findings))
-        self.guarantee = _guarantee(info)
+            raise StoreRefused(f"{link.address.whereabouts} cannot be used: " + "; ".join(findings))
+        self.guarantee = _CONFIRMED.get(link.address.durability) or await _guarantee(link, info)
         self._may_ask = info is not None
+        server = (info or {}).get("run_id", "")
+        if not server or server != self._server:  # another one, or restarted from what was on disk
+            await link.compare()
+        self._server = server
         policy = (info or {}).get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and not self._warned:
             self._warned = True
@@ -105,10 +112,38 @@ def _eviction(info: dict[str, str]) -> list[str]:
     return [f"it evicts keys when memory is full (maxmemory-policy {policy}); set it to noeviction"]
 
 
-def _guarantee(info: dict[str, str] | None) -> str:
+async def _unconfirmable(link: Link) -> list[str]:
+    """Try to have a write confirmed; that nobody does so just now is no finding."""
+    command = CONFIRMATIONS.get(link.address.durability)
+    if command is None:
+        return []
+    try:
+        await link.immediately((*command[:-1], "1"))
+    except StoreRefused as refusal:
+        return [f"it cannot give durability={link.address.durability} ({refusal})"]
+    return []
+
+
+_CONFIRMED = {
+    "fsync": "an acknowledged write is on the disk of the primary",
+    "replicated": "an acknowledged write is at the primary and at a replica at least",
+}
+_POLICIES = {
+    b"always": "an acknowledged write is on disk",
+    b"everysec": "a power cut may lose the last second, a crash of a process loses nothing",
+    b"no": "a power cut may lose what the system has not written yet",
+}
+
+
+async def _guarantee(link: Link, info: dict[str, str] | None) -> str:
     """Say in words what an acknowledged write has survived."""
     if info is None:
         return "durability unknown: INFO is not permitted"
     if info.get("aof_enabled") != "1":
         return "without an append-only file: a crash of the server may lose what is not in a dump"
-    return "append-only file on"
+    try:
+        policy = await link.immediately(("CONFIG", "GET", "appendfsync"))
+    except StoreRefused:
+        policy = ()
+    known = _POLICIES.get(policy[1]) if len(policy) > 1 else None
+    return known or "append-only file on"

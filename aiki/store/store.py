@@ -11,7 +11,7 @@ from aiki.store.audit import Audit
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.children import Children
-from aiki.store.connection import Address
+from aiki.store.connection import CONFIRMATIONS, Address
 from aiki.store.control import Control
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
@@ -21,6 +21,7 @@ from aiki.store.runs import Runs
 from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
 from aiki.store.streams import Streams
+from aiki.store.tail import Tail
 from aiki.store.timers import Timers
 from aiki.store.workers import Workers
 
@@ -42,7 +43,14 @@ class Store:
         self.address = address
         self.namespace = namespace
         self.preflight = Preflight(prefix(namespace, 0))
-        self.link = Link(address, prepare=self.preflight.check, revive=revive)
+        self.tail = Tail(prefix(namespace, 0))
+        self.link = Link(
+            address,
+            prepare=self.preflight.check,
+            revive=revive,
+            tail=self.tail,
+            confirm=CONFIRMATIONS.get(address.durability),
+        )
         self.inbox = Inbox(address, prefix(namespace, 0))
         self.store_id = ""
 

@@ -168,29 +168,36 @@ class Heart:
     def __init__(
         self, address: Address, base: str, store_id: str, incarnation: str, lease: float
     ) -> None:
-        self._client = address.blocking()
+        self._address = address
+        self._client: redis.Redis | None = None
         self._arguments = (base, store_id, incarnation, _ms(lease))
 
     def beat(self, confirmed: Sequence[str]) -> tuple[str, list[str]]:
         """Renew the lease: OK with the runs that have a notice, DEAD or STORE.
 
         Raises:
+            StoreUnavailable: nobody knows where the server is.
             StoreRefused: the server did not do it; the next beat may.
         """
         script = SCRIPTS["beat"]
+        client = self._client = self._client or self._address.blocking()
         try:
             try:
-                reply: Any = self._client.evalsha(script.sha, 1, *self._arguments, *confirmed)
+                reply: Any = client.evalsha(script.sha, 1, *self._arguments, *confirmed)
             except NoScriptError:
-                reply = self._client.eval(script.source, 1, *self._arguments, *confirmed)
+                reply = client.eval(script.source, 1, *self._arguments, *confirmed)
         except (redis.RedisError, OSError) as error:
+            self._address.moved(str(error))
+            self.close()  # by the next beat it may be another server
             raise StoreRefused(str(error)) from None
         notices = [run_id.decode() for run_id in reply[1]] if len(reply) > 1 else []
         return reply[0].decode(), notices
 
     def close(self) -> None:
         """End its connection."""
-        self._client.close()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
 
 class ReadyReader:

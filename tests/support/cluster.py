@@ -1,0 +1,123 @@
+"""A cluster of three primaries, each with a replica: real servers, of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import redis
+from redis.crc import key_slot
+
+from aiki.store.keys import prefix
+from tests.support.replicated import Server, ask, free_ports, until
+
+NODE_TIMEOUT = "3000"  # ms of silence after which a node is taken for dead, on a busy machine
+SLOTS = 16384
+PRIMARIES = 3
+SLOT = str(key_slot(prefix("", 0).encode()))
+
+
+class Cluster:
+    """Six servers."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        options = (
+            "--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT,
+            "--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0",
+        )  # fmt: skip
+        # The bus of the cluster listens 10000 above.
+        ports = [port for port in free_ports(40) if port < 55000][: 2 * PRIMARIES]
+        self.servers = {port: Server(directory / str(port), port, *options) for port in ports}
+        seeds = ",".join(f"127.0.0.1:{port}" for port in ports[:PRIMARIES])
+        self.url = f"redis+cluster://{seeds}"
+
+    def start(self) -> None:
+        """Start all of them, and wait until each knows what the others serve."""
+        for server in self.servers.values():
+            server.start()
+        primaries, replicas = [*self.servers][:PRIMARIES], [*self.servers][PRIMARIES:]
+        for n, port in enumerate(primaries):
+            first, last = SLOTS * n // PRIMARIES, SLOTS * (n + 1) // PRIMARIES - 1
+            ask(port, "CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+        for n, port in enumerate(self.servers, 1):
+            ask(port, "CLUSTER", "SET-CONFIG-EPOCH", str(n))
+            if port != primaries[0]:
+                ask(port, "CLUSTER", "MEET", "127.0.0.1", str(primaries[0]))
+        for port in self.servers:
+            until(partial(self._knows, port, len(self.servers)))
+        for primary, replica in zip(primaries, replicas, strict=True):
+            until(partial(ask, replica, "CLUSTER", "REPLICATE", self.name(primary)))
+        for port in replicas:
+            until(self.servers[port].follows)
+        for port in self.servers:
+            until(partial(self._is_ok, port))
+
+    def name(self, port: int) -> str:
+        """Give the name of a node."""
+        return ask(port, "CLUSTER", "MYID").decode()
+
+    def holder(self, of: int | None = None) -> Server:
+        """Give the server that holds our slot, as a living one (or this one) says."""
+        for port in [of] if of is not None else self.servers:
+            try:
+                slots = ask(port, "CLUSTER", "SLOTS")
+            except redis.RedisError:
+                continue
+            for first, last, (_, place, *_), *_ in slots:
+                if first <= int(SLOT) <= last:
+                    return self.servers[place]
+        raise AssertionError("nobody holds the slot")
+
+    def others(self) -> list[Server]:
+        """Give the primaries that hold other slots."""
+        holder = self.holder()
+        alive = [each for each in self.servers.values() if each is not holder]
+        return [each for each in alive if each.replication()["role"] == "master"]
+
+    def move_keys(self, source: Server, target: Server) -> int:
+        """Move what is there of our slot, key by key; the slot is on its way before and after."""
+        moved = 0
+        while keys := ask(source.port, "CLUSTER", "GETKEYSINSLOT", SLOT, "10"):
+            names = [key.decode() for key in keys]
+            place = ("127.0.0.1", str(target.port))
+            ask(source.port, "MIGRATE", *place, "", "0", "5000", "KEYS", *names)
+            moved += len(names)
+        return moved
+
+    def begin_move(self, source: Server, target: Server) -> None:
+        """Let our slot be on its way."""
+        ask(target.port, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", self.name(source.port))
+        ask(source.port, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", self.name(target.port))
+
+    def end_move(self, source: Server, target: Server) -> None:
+        """Say that it has arrived."""
+        for each in (target, source, *self.others()):
+            ask(each.port, "CLUSTER", "SETSLOT", SLOT, "NODE", self.name(target.port))
+
+    def stop(self) -> None:
+        """End all of them."""
+        for server in self.servers.values():
+            server.stop()
+
+    def _knows(self, port: int, count: int) -> bool:
+        nodes = ask(port, "CLUSTER", "NODES").decode().splitlines()
+        return len(nodes) == count and not any("handshake" in node for node in nodes)
+
+    def _is_ok(self, port: int) -> bool:
+        nodes = ask(port, "CLUSTER", "NODES").decode()
+        state = ask(port, "CLUSTER", "INFO").decode()
+        return "cluster_state:ok" in state and nodes.count("slave") == PRIMARIES
+
+
+@contextmanager
+def cluster(directory: Path) -> Generator[Cluster]:
+    """Run a cluster."""
+    found = Cluster(directory)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
