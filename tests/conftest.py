@@ -7,7 +7,7 @@ import signal
 import hypothesis
 import pytest
 
-pytest_plugins = ["tests.support.app", "tests.support.server", "tests.support.store"]
+pytest_plugins = ["tests.support.server", "tests.support.app", "tests.support.store"]
 
 SEED = "AIKI_TEST_SEED"
 
