@@ -13,7 +13,13 @@ from aiki.worker import SUSPEND_ALWAYS
 from tests.support.app import App
 from tests.support.lives import check_lives, one_life, recorded_effects
 from tests.support.programs import WITNESS
-from tests.support.random_programs import Node, make_program, random_program, random_programs
+from tests.support.random_programs import (
+    Node,
+    make_program,
+    random_children,
+    random_program,
+    random_programs,
+)
 
 PROGRAMS = 30
 DEATHS = 12  # of a run at most; then it is left in peace
@@ -36,7 +42,8 @@ async def test_a_program_made_at_random_sees_the_same_in_each_life_of_its_run(
         monkeypatch.setenv(SUSPEND_ALWAYS, rng.choice("01"))
         writes = {} if death == DEATHS else {handle.id: rng.randint(0, 3) for handle in left}
         unheard = rng.random() < 0.5
-        await one_life(app, [random_programs], left, writes, unheard=unheard, cancelled=cancelled)
+        both = [random_programs, random_children]
+        await one_life(app, both, left, writes, unheard=unheard, cancelled=cancelled)
         now = await recorded_effects(handles)
         assert {key: now[key] for key in done} == done, "a recorded step was executed again"
         done = now

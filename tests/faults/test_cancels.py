@@ -88,7 +88,7 @@ async def test_a_cancel_at_any_moment_ends_a_run_once_and_for_good(
     "points",
     [
         ("before-abandon_step", "after-abandon_step"),
-        pytest.param(("before-finish", "after-finish"), marks=pytest.mark.slow),
+        pytest.param(("before-finish_run", "after-finish_run"), marks=pytest.mark.slow),
     ],
 )
 async def test_a_death_around_the_delivery_of_a_cancel_delivers_it_once_at_that_point(

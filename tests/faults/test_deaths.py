@@ -21,12 +21,12 @@ POINTS = {
     "before-body": 1,
     "after-effect": 2,
     "after-commit_step": 1,
-    "after-claim": 1,
-    "after-finish": 1,
+    "after-claim_runs": 1,
+    "after-finish_run": 1,
 }
-MORE_POINTS = {"before-claim": 1, "before-commit_step": 2, "before-finish": 1}
-RETRYING_POINTS = ("before-commit_attempt", "after-park")
-MORE_RETRYING_POINTS = ("after-commit_attempt", "before-park")
+MORE_POINTS = {"before-claim_runs": 1, "before-commit_step": 2, "before-finish_run": 1}
+RETRYING_POINTS = ("before-commit_attempt", "after-park_run")
+MORE_RETRYING_POINTS = ("after-commit_attempt", "before-park_run")
 # Longer than any wait, so that nothing here is owed to a lease that has run out.
 LEASE = ("--lease", "600s")
 SLOTS = 4

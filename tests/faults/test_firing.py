@@ -73,11 +73,11 @@ async def check_occurrences(site: Site, found: ScheduleStatus) -> None:
 @pytest.mark.parametrize(
     ("overlap", "trap"),
     [
-        ("allow_all", "before-fire"),
-        pytest.param("allow_all", "after-fire", marks=pytest.mark.slow),
-        pytest.param("allow_all", "after-take", marks=pytest.mark.slow),
-        pytest.param("buffer_all", "before-tend", marks=pytest.mark.slow),
-        pytest.param("buffer_all", "after-tend", marks=pytest.mark.slow),
+        ("allow_all", "before-fire_schedule"),
+        pytest.param("allow_all", "after-fire_schedule", marks=pytest.mark.slow),
+        pytest.param("allow_all", "after-take_schedules", marks=pytest.mark.slow),
+        pytest.param("buffer_all", "before-tend_schedule", marks=pytest.mark.slow),
+        pytest.param("buffer_all", "after-tend_schedule", marks=pytest.mark.slow),
     ],
 )
 async def test_an_occurrence_at_which_a_supervisor_dies_is_started_once_all_the_same(

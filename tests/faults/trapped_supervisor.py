@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aiki.supervisor.cli import main
-from tests.faults.traps import lay_in_supervisor
+from tests.faults.traps import lay
 
 if __name__ == "__main__":
-    lay_in_supervisor()
+    lay()
     main()

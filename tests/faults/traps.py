@@ -1,31 +1,40 @@
-"""Traps: places in a worker where its process dies, or loses a reply, when a test says so.
+"""Traps: places where a process dies, or loses a reply, when a test says so.
 
 A trap is a file beside the ledger. Whoever comes to its place and removes the file is caught, so
-each trap catches once. The places around the store's writes are made by wrapping its methods in
-the worker process; the product has none of this.
+each trap catches once. Every script has four places, which are made by wrapping how commands
+travel; the product has none of this:
+
+- `before-…`: the process dies with the command in its hand, and all that would go out with it;
+- `sent-…`: it dies when the command has gone out, and never hears what came of it;
+- `lose-…`: the reply is there and lost with its connection, and the process lives;
+- `after-…`: it dies with the reply in its hand.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hiredis
+import redis
+from redis.connection import AbstractConnection
+
+from aiki.store.batch import Link
 from aiki.store.connection import Wire
-from aiki.store.mailbox import Mailbox
-from aiki.store.runs import Runs
-from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
 from tests.faults.ledger import place
 
-# Methods of `Runs` that write, each with the places `before-…` (nothing is sent yet) and `after-…`
-# (done in the store, and nobody here has seen the reply).
-WRITES = (
-    "commit_step", "commit_attempt", "abandon_step", "open_wait", "end_wait", "consume_message",
-    "park", "finish", "release",
-)  # fmt: skip
+POINTS = ("before", "sent", "lose", "after")
+
+Setter = Callable[[type, str, Any], None]
+
+_NAMES = {script.sha: name for name, script in SCRIPTS.items()} | {
+    script.source: name for name, script in SCRIPTS.items()
+}
+_SHAS = [(script.sha.encode(), name) for name, script in SCRIPTS.items()]
 
 
 class Traps:
@@ -62,60 +71,76 @@ def die(trap: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lay() -> None:
-    """Make the places in this process: deaths around every write and claim, and lost replies."""
-    for name in WRITES:
-        setattr(Runs, name, _deadly(name, getattr(Runs, name)))
-    setattr(Mailbox, Mailbox.post.__name__, _deadly("post", Mailbox.post))
-    claim, claimed = Runs.claim, Runs.claimed
-
-    def deadly_claim(*args: Any, **kwargs: Any) -> Any:
-        die("before-claim")
-        return claim(*args, **kwargs)
-
-    def deadly_claimed(*args: Any, **kwargs: Any) -> Any:
-        die("after-claim")
-        return claimed(*args, **kwargs)
-
-    setattr(Runs, claim.__name__, deadly_claim)
-    setattr(Runs, claimed.__name__, deadly_claimed)
-    lay_losses(setattr)
+def lay(setter: Setter = setattr) -> None:
+    """Make the places around every script in this process."""
+    _lay_before_replies(setter)
+    _lay_at_replies(setter)
+    _lay_around_beats(setter)
 
 
-def lay_in_supervisor() -> None:
-    """Make the places in a supervisor: around what it does about schedules, and lost replies."""
-    for name in ("take", "fire", "tend"):
-        setattr(Schedules, name, _deadly(name, getattr(Schedules, name)))
-    lay_losses(setattr)
+def _lay_before_replies(setter: Setter) -> None:
+    write = Wire.write
 
-
-def lay_losses(setter: Callable[[type, str, Any], None]) -> None:
-    """Make the places `lose-…`: a script is done, and its reply is lost with the connection."""
-    write, data_received = Wire.write, Wire.data_received
-    scripts = [(script.sha.encode(), f"lose-{script.name}") for script in SCRIPTS.values()]
-    doomed: set[Wire] = set()
-
-    def lossy_write(self: Wire, data: bytes) -> None:
-        if any(sha in data and is_caught(trap) for sha, trap in scripts):
-            doomed.add(self)
+    def deadly_write(self: Wire, data: bytes) -> None:
+        names = [name for sha, name in _SHAS if sha in data]
+        for name in names:
+            die(f"before-{name}")
         write(self, data)
+        for name in names:
+            die(f"sent-{name}")
 
-    def lossy_data_received(self: Wire, data: bytes) -> None:
-        if self in doomed:
-            doomed.discard(self)
-            self.abort()
-        else:
-            data_received(self, data)
-
-    setter(Wire, write.__name__, lossy_write)
-    setter(Wire, data_received.__name__, lossy_data_received)
+    setter(Wire, "write", deadly_write)
 
 
-def _deadly(name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def deadly(*args: Any, **kwargs: Any) -> Any:
-        die(f"before-{name}")
-        reply = await method(*args, **kwargs)
-        die(f"after-{name}")
+def _lay_at_replies(setter: Setter) -> None:
+    on_reply, on_lost = (getattr(Link, name) for name in ("_on_reply", "_on_lost"))
+    deaf: set[Link] = set()  # to what else came with the reply that they have lost
+
+    def deadly_on_reply(self: Link, reply: object) -> None:
+        command = getattr(self, "_inflight")[0][1]  # noqa: B009 - it is private
+        name = _NAMES.get(str(command[1])) if str(command[0]).startswith("EVAL") else None
+        if name is not None and self not in deaf and not isinstance(reply, hiredis.ReplyError):
+            die(f"after-{name}")
+            if is_caught(f"lose-{name}"):
+                deaf.add(self)
+                getattr(self, "_wire").abort()  # noqa: B009
+        if self not in deaf:
+            on_reply(self, reply)
+
+    def deadly_on_lost(self: Link) -> None:
+        deaf.discard(self)
+        on_lost(self)
+
+    setter(Link, "_on_reply", deadly_on_reply)
+    setter(Link, "_on_lost", deadly_on_lost)
+
+
+def _lay_around_beats(setter: Setter) -> None:
+    """Make the same places where a thread sends: what beats has no event loop."""
+    # redis-py says nothing of what they take and give
+    send: Any = getattr(AbstractConnection, "send_packed_command")  # noqa: B009
+    read: Any = getattr(AbstractConnection, "read_response")  # noqa: B009
+    sent: dict[AbstractConnection, str] = {}
+
+    def deadly_send(self: AbstractConnection, command: Any, **how: Any) -> Any:
+        data = b"".join(command)
+        names = [name for sha, name in _SHAS if sha in data]
+        for name in names:
+            die(f"before-{name}")
+        send(self, command, **how)
+        for name in names:
+            die(f"sent-{name}")
+            sent[self] = name
+
+    def deadly_read(self: AbstractConnection, *arguments: Any, **how: Any) -> Any:
+        name = sent.pop(self, None)
+        reply = read(self, *arguments, **how)
+        if name is not None:
+            die(f"after-{name}")
+            if is_caught(f"lose-{name}"):
+                self.disconnect()
+                raise redis.ConnectionError("the reply was lost")
         return reply
 
-    return deadly
+    setter(AbstractConnection, "send_packed_command", deadly_send)
+    setter(AbstractConnection, "read_response", deadly_read)

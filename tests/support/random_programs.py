@@ -9,14 +9,30 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from aiki import Run, TaskFailed, workflow
+from aiki import Run, RunFailed, TaskFailed, WorkflowVersion, workflow
 from tests.support.programs import SHORT, Play, hangs
 
 Node = list[Any]
 
-FAILURES = (TaskFailed, TimeoutError, ExceptionGroup)
+FAILURES = (TaskFailed, RunFailed, TimeoutError, ExceptionGroup)
 
 random_programs = workflow("random-programs")
+random_children = workflow("random-children")
+
+
+@random_children.v("1.0.0")
+async def random_child(_run: Run, label: str) -> str:
+    """Be a child that ends as its label says."""
+    if label.startswith("bad"):
+        raise ValueError(label)
+    return label.upper()
+
+
+@random_children.v("2.0.0")
+async def slow_child(run: Run, label: str) -> str:
+    """Be a child that nobody waits for to its end."""
+    await run.sleep("long", 3600)
+    return label
 
 
 @random_programs.v("1.0.0")
@@ -50,7 +66,7 @@ def make_program(rng: random.Random, depth: int, labels: list[str]) -> Node:
 
 LEAVES = [
     *["work"] * 4, *["echo"] * 3, *["breaks"] * 3, "late", *["nap"] * 2, "late nap", *["post"] * 3,
-    *["take"] * 3, "told",
+    *["take"] * 3, "told", *["child"] * 3, "bad child", "late child", "map",
 ]  # fmt: skip
 
 # How many members a node has
@@ -71,6 +87,8 @@ async def perform(play: Play, node: Node) -> None:
     kind, *rest = node
     if kind in MEMBERS:
         await COMPOSED[kind](play, [partial(perform, play, member) for member in rest])
+    elif kind in FAMILY:
+        await play.wait(f"{kind} {rest[0]}", FAMILY[kind](play.run, rest[0]))
     elif kind == "late":
         async with asyncio.timeout(SHORT):
             await play.step(hangs, rest[0])
@@ -92,6 +110,30 @@ async def perform(play: Play, node: Node) -> None:
         await play.work(f"{rest[0]} {len(play.trace)}")
     else:
         await (play.breaks(rest[0]) if kind == "breaks" else play.work(rest[0]))
+
+
+async def _child(
+    run: Run, label: str, *, version: WorkflowVersion[[str], str], timeout: float | None = None
+) -> str:
+    child = await version.start_as_child(run, label)
+    return await child.wait_for_completion(timeout)
+
+
+async def _bad_child(run: Run, label: str) -> str:
+    return await _child(run, f"bad {label}", version=random_child)
+
+
+async def _map(run: Run, label: str) -> str:
+    items = [f"{label} {number}" for number in range(3)]
+    return " ".join(await run.map(random_child, items, max_parallel=2))
+
+
+FAMILY: dict[str, Callable[[Run, str], Coroutine[Any, Any, str]]] = {
+    "child": partial(_child, version=random_child),
+    "bad child": _bad_child,
+    "late child": partial(_child, version=slow_child, timeout=SHORT / 2),
+    "map": _map,
+}
 
 
 Members = list[Callable[[], Coroutine[Any, Any, None]]]
