@@ -22,6 +22,8 @@ class RedisServer:
         self._options = options
         self.socket = directory / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
+        self.environ: dict[str, str] = {}
+        """Variables that it finds beside those of this process."""
         self.url = f"unix://{self.socket}"
 
     @property
@@ -32,6 +34,15 @@ class RedisServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
+        self.launch()
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            if time.monotonic() > deadline or self._has_ended():
+                raise RuntimeError((self._directory / "log").read_text())
+            time.sleep(0.005)
+
+    def launch(self) -> None:
+        """Start the server, and do not wait."""
         binary = os.environ.get(VARIABLE) or str(get_binary_path())
         arguments = {
             "port": "0",
@@ -44,12 +55,14 @@ class RedisServer:
             "logfile": str(self._directory / "log"),
         }
         flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
-        self._process = subprocess.Popen([binary, *flags, *self._options], start_new_session=True)
-        deadline = time.monotonic() + 20
-        while not self._answers():
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError((self._directory / "log").read_text())
-            time.sleep(0.005)
+        self._process = subprocess.Popen(
+            [binary, *flags, *self._options],
+            env={**os.environ, **self.environ},
+            start_new_session=True,
+        )
+
+    def _has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
 
     def kill(self) -> None:
         """End it with SIGKILL."""
