@@ -59,9 +59,10 @@ async def test_clocks_of_workers_and_supervisors_decide_nothing(
     async with site_at(tmp_path) as site:
         with site.supervised(environ=clock.environ) as found:
             await found.serves()
-            traffic = Traffic(site, found)
+            traffic = Traffic(site, found, pace=0.1)
             await traffic.begin()
             errand = await errand_v1.start(site.client, "me")
+            site.started.add(errand.id)
             begun = time.monotonic()
             for number in range(1 if off else 10):
                 if off is None:
@@ -92,9 +93,10 @@ async def test_a_server_whose_clock_is_set_keeps_every_lease_and_timer(
     async with site_at(tmp_path, environ=clock.environ) as site, site.admin() as admin:
         with site.supervised("--lease", "5s", "--heartbeat", "500ms") as found:
             await found.serves()
-            traffic = Traffic(site, found)
+            traffic = Traffic(site, found, pace=0.1)
             await traffic.begin()
             errand = await errand_v1.start(site.client, "me")
+            site.started.add(errand.id)
             await eventually(errand.journal, what="the errand under way")
             clock.set(jump)
             seconds, _ = await admin.time()

@@ -73,10 +73,11 @@ async def test_a_full_disk_stops_starts_with_a_typed_refusal_and_loses_nothing(
             fill(small_disk)
 
             async def is_full() -> bool:
-                return (await admin.info("persistence"))["aof_last_write_status"] != "ok"
+                info = await admin.info("persistence")
+                return str(info["aof_last_write_status"]) != "ok"
 
             await eventually(is_full, what="a full disk")
-            with pytest.raises(StoreUnavailable, match="MISCONF.*No space left"):
+            with pytest.raises(StoreUnavailable, match=r"MISCONF.*No space left"):
                 await order_v1.start(hasty, Order("nobody knows"))
             async with at_rest(found):
                 await asyncio.sleep(3.0)  # the fault

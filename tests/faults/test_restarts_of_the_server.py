@@ -25,7 +25,7 @@ async def test_a_server_that_loads_for_long_is_waited_for(tmp_path: Path) -> Non
     async with site_at(tmp_path, *options) as site:
         with site.supervised() as found:
             await found.serves()
-            traffic = Traffic(site, found)
+            traffic = Traffic(site, found, pace=0.1)
             await traffic.begin()
             async with site.admin() as admin:
                 for number in range(MEGABYTES * 4):
@@ -62,7 +62,7 @@ async def test_a_server_that_is_killed_again_and_again_loses_nothing(
     async with site_at(tmp_path) as site:
         with site.supervised("--lease", "2500ms", "--heartbeat", "500ms") as found:
             await found.serves()
-            traffic = Traffic(site, found)
+            traffic = Traffic(site, found, pace=0.1)
             await traffic.begin()
             over, kills = time.monotonic() + 90.0, 0
             while time.monotonic() < over:
