@@ -15,6 +15,7 @@ help:
 	@echo 'make demo      process orders, kill a worker in the middle, watch nothing get lost'
 	@echo 'make test      run all tests (TESTS=4 processes, ARGS for pytest)'
 	@echo 'make faults    run all tests that break things, also the long ones'
+	@echo 'make soak      all kinds of faults under load for MINUTES=10, from one seed'
 	@echo 'make lint      ruff: rules and format'
 	@echo 'make format    let ruff put the format right'
 	@echo 'make types     mypy and pyright, both strict'
@@ -38,6 +39,12 @@ test: $(READY)
 .PHONY: faults
 faults: $(READY)
 	$(RUN) -m pytest -n $(TESTS) -m 'slow or not slow' tests/faults $(ARGS)
+
+# All kinds of faults under load, from one seed, which is printed: AIKI_TEST_SEED=… for the same again.
+MINUTES = 10
+.PHONY: soak
+soak: $(READY)
+	AIKI_SOAK_MINUTES=$(MINUTES) $(RUN) -m pytest -s -m slow tests/faults/test_storm.py -k 'storm and 0' $(ARGS)
 
 .PHONY: lint
 lint: $(READY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Site:
         embedded: bool = False,
         proxied: bool = False,
         url: str = "",
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self._data_dir = directory / "data" if embedded else None
@@ -49,6 +50,7 @@ class Site:
         home = directory / "server"
         home.mkdir()
         self.server = RedisServer(home, *options)
+        self.server.environ.update(environ or {})
         self.proxy = Proxy(self.server.socket)
         self.url = url or (self.proxy.url if proxied else self.server.url)
         self.client = self.make_client()
@@ -64,7 +66,12 @@ class Site:
         return redis.asyncio.Redis.from_url(self.server.url)
 
     def supervised(
-        self, *arguments: str, name: str = "supervisor", workers: int = 2, module: str = WORKLOAD
+        self,
+        *arguments: str,
+        name: str = "supervisor",
+        workers: int = 2,
+        module: str = WORKLOAD,
+        environ: Mapping[str, str] | None = None,
     ) -> Supervised:
         """Prepare a supervisor on the store, in a directory of its own."""
         home = self.directory / name
@@ -73,7 +80,8 @@ class Site:
             store = ("--data-dir", str(self._data_dir))
         else:
             store = ("--redis", self.url)
-        found = Supervised(home, module, *store, "--workers", str(workers), *arguments)
+        options = (*store, "--workers", str(workers), *arguments)
+        found = Supervised(home, module, *options, environ=environ)
         found.ledger = self.ledger
         return found
 
@@ -192,13 +200,14 @@ async def site_at(
     embedded: bool = False,
     proxied: bool = False,
     url: str = "",
+    environ: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Site]:
-    """Run a server (with these options, or the embedded one), and a client of it.
+    """Run a server (with these options and variables, or the embedded one), and a client of it.
 
     Proxied, everybody but `admin` comes to it through the site's proxy. With a URL, the servers
     are others', and none is run here.
     """
-    site = Site(directory, *options, embedded=embedded, proxied=proxied, url=url)
+    site = Site(directory, *options, embedded=embedded, proxied=proxied, url=url, environ=environ)
     if not embedded and not url:
         site.server.start()
     try:

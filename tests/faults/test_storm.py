@@ -7,6 +7,7 @@ the machine.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -20,16 +21,24 @@ import pytest
 import redis.asyncio
 
 from aiki.handle import Handle
+from aiki.supervisor import restarts
 from tests.faults.site import Site, kill, site_at, stop
+from tests.faults.traffic import everybody
 from tests.faults.workload import Receipt
 from tests.support.supervised import Supervised
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+MINUTES = float(os.environ.get("AIKI_SOAK_MINUTES", "0.5"))
+"""How long it lasts: longer under `make soak`."""
 
-ORDERS = 300
-SECONDS = 30.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(210 + 60 * MINUTES)]
+
+SECONDS = 60 * MINUTES
+ORDERS = round(10 * SECONDS)
+# At rest, of each process. A connection or two more, and no more with every fault.
+FILES = 60
 # More deaths than this within a minute spend the budget of a supervisor.
 DEATHS = 8
+RESTARTS_WINDOW = restarts.WINDOW + 5
 OPTIONS = ("--lease", "2500ms", "--heartbeat", "500ms", "--hang-timeout", "60s")
 
 
@@ -41,6 +50,7 @@ class Storm:
         self._supervisors = supervisors
         self._rng = rng
         self._admin = redis.asyncio.Redis.from_url(site.server.url)
+        self._killed_at: list[float] = []
         self._asleep: set[asyncio.Task[None]] = set()
         self.faults = Counter[str]()
 
@@ -71,7 +81,10 @@ class Storm:
         return self._rng.choice([w for found in self._supervisors for w in found.workers()])
 
     async def _kill_worker(self) -> None:
-        if self.faults["kill_worker"] < DEATHS:
+        now = time.monotonic()
+        self._killed_at = [at for at in self._killed_at if now - at < RESTARTS_WINDOW]
+        if len(self._killed_at) < DEATHS:
+            self._killed_at.append(now)
             kill(self._worker().pid)
             await asyncio.sleep(0.5)
 
@@ -142,7 +155,9 @@ async def test_in_a_storm_every_order_is_done_and_every_recorded_step_once(
             )
             assert min(storm.faults.values()) >= 1, storm.faults
             assert storm.faults["kill_worker"] >= 3, storm.faults
-            await site.complete(handles, within=90)
+            await site.complete(handles, within=90 + SECONDS / 4)
             await site.is_alive(within=20)
             await site.is_consistent(workers=3, tidy=True)
+            for process in (*everybody(one), *everybody(two)):
+                assert process.num_fds() < FILES, process
             await site.ends(one, two)

@@ -27,6 +27,8 @@ class RedisServer:
         self._options = options
         self.socket = directory / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
+        self.environ: dict[str, str] = {}
+        """Variables that it finds beside those of this process."""
         self.url = f"unix://{self.socket}"
 
     @property
@@ -37,6 +39,21 @@ class RedisServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
+        self.launch()
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            if time.monotonic() > deadline or self._has_ended():
+                raise RuntimeError((self._directory / "log").read_text())
+            time.sleep(0.005)
+        is_cluster = self._is_to_be_cluster()
+        if is_cluster and not (self._directory / "is-cluster").exists():
+            self._say(b"CLUSTER ADDSLOTSRANGE 0 16383\r\n")
+            (self._directory / "is-cluster").touch()
+        while is_cluster and b"cluster_state:ok" not in self._say(b"CLUSTER INFO\r\n"):
+            time.sleep(0.005)
+
+    def launch(self) -> None:
+        """Start the server, and do not wait."""
         binary = os.environ.get(VARIABLE) or str(get_binary_path())
         arguments = {
             "port": "0",
@@ -48,8 +65,7 @@ class RedisServer:
             "maxmemory-policy": "noeviction",
             "logfile": str(self._directory / "log"),
         }
-        is_cluster = bool(os.environ.get(CLUSTER)) and "--cluster-enabled" not in self._options
-        if is_cluster:
+        if self._is_to_be_cluster():
             with socket.socket() as command, socket.socket() as bus:
                 for each in (command, bus):
                     each.bind(("127.0.0.1", 0))
@@ -58,17 +74,17 @@ class RedisServer:
                     str(each.getsockname()[1]) for each in (command, bus)
                 )
         flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
-        self._process = subprocess.Popen([binary, *flags, *self._options], start_new_session=True)
-        deadline = time.monotonic() + 20
-        while not self._answers():
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError((self._directory / "log").read_text())
-            time.sleep(0.005)
-        if is_cluster and not (self._directory / "is-cluster").exists():
-            self._say(b"CLUSTER ADDSLOTSRANGE 0 16383\r\n")
-            (self._directory / "is-cluster").touch()
-        while is_cluster and b"cluster_state:ok" not in self._say(b"CLUSTER INFO\r\n"):
-            time.sleep(0.005)
+        self._process = subprocess.Popen(
+            [binary, *flags, *self._options],
+            env={**os.environ, **self.environ},
+            start_new_session=True,
+        )
+
+    def _has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _is_to_be_cluster(self) -> bool:
+        return bool(os.environ.get(CLUSTER)) and "--cluster-enabled" not in self._options
 
     def kill(self) -> None:
         """End it with SIGKILL."""
