@@ -20,7 +20,6 @@ import uvloop
 from aiki import Client, Handle, start_many
 from tests.benchmarks import sized
 from tests.benchmarks.figures import percentile, shown
-from tests.benchmarks.growth import fill
 from tests.benchmarks.peers.environments import PLOTTING, environment
 from tests.benchmarks.peers.site import ROOT
 from tests.benchmarks.plan import say
@@ -34,6 +33,7 @@ ORDERS = "tests.benchmarks.workload"
 SIZED = "tests.benchmarks.sized"
 SLEEPERS = "tests.benchmarks.waiters"
 _PATIENCE = 240.0
+_PIECE = 10_000
 Process = Callable[[Client, int], Awaitable[float]]
 
 
@@ -75,18 +75,19 @@ class Curves:
         async with _serving(SIZED) as client:
             for size in (1, 5, 20, 100, 500, 2_000):
                 count = max(4, 4 * self._runs // size // 4)
-                await self._point("steps per run", size, client, _process(size, "x"), count, size)
+                await self._point(
+                    "steps per run", size, client, _process(size, "x"), runs=count, work=size
+                )
 
     async def payload(self) -> None:
         async with _serving(SIZED) as client:
             for size in (100, 1_000, 10_000, 100_000, 1_000_000):
                 count = max(10, min(self._runs, 20_000_000 // size))
                 work = _process(4, "x" * size)
-                await self._point("bytes per payload", size, client, work, count)
+                await self._point("bytes per payload", size, client, work, runs=count)
 
     async def waiting(self) -> None:
-        async with Service(SLEEPERS) as service, service.client() as client:
-            await service.start()
+        async with _serving(ORDERS, SLEEPERS) as client:
             there = 0
             for size in self._powers():
                 await start_sleepers(client, size - there)
@@ -98,9 +99,9 @@ class Curves:
         async with _serving(ORDERS) as client:
             there = 0
             for size in self._powers():
-                if size:
-                    await fill(client, client, size - there)
-                there = size
+                while there < size:
+                    await process_orders(client, min(_PIECE, size - there))
+                    there += min(_PIECE, size - there)
                 await self._point("finished runs", size, client)
 
     async def workflows(self) -> None:
@@ -115,7 +116,7 @@ class Curves:
 
     async def _point(
         self, curve: str, size: int, client: Client, process: Process = process_orders,
-        runs: int = 0, work: int = 4,
+        *, runs: int = 0, work: int = 4,
     ) -> None:  # fmt: skip
         runs = runs or self._runs
         one = process_one if process is process_orders else None
@@ -163,12 +164,11 @@ def _page(result: dict[str, Any], points: Sequence[Point]) -> str:
     lines = [
         "# How cost grows\n",
         "<!-- Written by `make bench-growth`; see docs/benchmarks.md. -->\n",
-        f"{result['measured']}: {result['runs']:,} runs per point, or fewer where they are large;"
-        f" the p50 is of up to {result['alone']} runs, one after the other. At reference speed: "
+        f"{result['measured']}: {result['runs']:,} runs per point, or fewer where they are large;",
+        f"the p50 is of up to {result['alone']} runs, one after the other. At reference speed:",
         "see [benchmarks](benchmarks.md).\n",
         "![throughput and latency](growth.png)\n",
-        "| what grows | size | runs/s | steps/s | p50 ms | runs/s at reference speed "
-        "| p50 ms at reference speed |",
+        "| | size | runs/s | steps/s | p50 ms | runs/s at ref. speed | p50 ms at ref. speed |",
         "|---|---|---|---|---|---|---|",
         *(
             f"| {each.curve} | {each.size:,} | {shown(each.rate)} | {shown(each.rate * each.work)}"

@@ -61,7 +61,7 @@ async def measure(plan: Plan) -> Report:
             f"{plan.stored:,} finished runs", await stack.enter_async_context(at_full.client())
         )
         # Filled before it has workers: they would take what is being stored.
-        filled_in = await fill(full.client, empty.client, plan.stored)
+        filled_in = await _fill(full.client, empty.client, plan.stored)
         await at_full.start()
         await process_orders(full.client, plan.warm_up)
 
@@ -90,7 +90,7 @@ async def measure(plan: Plan) -> Report:
     )
 
 
-async def fill(client: Client, model: Client, count: int) -> float:
+async def _fill(client: Client, model: Client, count: int) -> float:
     """Store finished runs, made by the script calls that real ones make; seconds that it took."""
     begun = time.perf_counter()
     floor = await Floor.like(client, model, await process_one(model))

@@ -38,7 +38,7 @@ class Service:
         self.directory = Path(tempfile.mkdtemp(prefix="aiki-benchmark-", dir=place))
         self.data_dir = self.directory / ".aiki"
         self._durability: Durability = durability
-        arguments = (module, "--workers", str(workers), "--durability", durability, *options)
+        arguments = (module, *options, "--workers", str(workers), "--durability", durability)
         self.supervised = Supervised(self.directory, *arguments)
         self._is_started = False
 

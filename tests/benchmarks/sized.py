@@ -26,7 +26,7 @@ async def sized_v1(run: Run, steps: int, payload: str) -> int:
     return len(payload)
 
 
-async def idle(run: Run, number: int) -> int:
+async def idle(_run: Run, number: int) -> int:
     """Do nothing; there may be many workflows of it."""
     return number
 
