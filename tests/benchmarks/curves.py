@@ -74,7 +74,7 @@ class Curves:
     async def steps(self) -> None:
         async with _serving(SIZED) as client:
             for size in (1, 5, 20, 100, 500, 2_000):
-                count = max(4, 4 * self._runs // size // 4)
+                count = max(4, 4 * self._runs // size)
                 await self._point(
                     "steps per run", size, client, _process(size, "x"), runs=count, work=size
                 )

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from streaq import Task, Worker
+from streaq import Worker
+from streaq.task import Task
 
 from tests.benchmarks.peers.orders import STEPS, Order, act_async
 from tests.benchmarks.peers.peer import Peer
