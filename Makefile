@@ -79,6 +79,11 @@ bench: $(READY)
 bench-peers: $(READY)
 	$(RUN) -m tests.benchmarks.peers $(ARGS)
 
+# About 8 minutes.
+.PHONY: bench-growth
+bench-growth: $(READY)
+	$(RUN) -m tests.benchmarks.curves $(ARGS)
+
 .PHONY: build
 build: $(READY)
 	rm -rf build dist

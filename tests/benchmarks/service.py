@@ -29,14 +29,16 @@ _LAST_WORDS = 4_000  # characters of its output that are shown when it has faile
 class Service:
     """`python -m aiki.supervisor MODULE --workers 2`, in a directory of its own on a disk."""
 
-    def __init__(self, module: str, *, durability: Durability = "always") -> None:
+    def __init__(
+        self, module: str, *options: str, durability: Durability = "always", workers: int = WORKERS
+    ) -> None:
         # Not the directory for temporary files, which many systems keep in memory: there, a
         # write that has to be on disk would cost nothing.
         place = os.environ.get("TMPDIR", "/var/tmp")
         self.directory = Path(tempfile.mkdtemp(prefix="aiki-benchmark-", dir=place))
         self.data_dir = self.directory / ".aiki"
         self._durability: Durability = durability
-        arguments = (module, "--workers", str(WORKERS), "--durability", durability)
+        arguments = (module, *options, "--workers", str(workers), "--durability", durability)
         self.supervised = Supervised(self.directory, *arguments)
         self._is_started = False
 

@@ -28,11 +28,11 @@ async def measure(plan: Plan) -> Report:
     async with Service(MODULE) as service:
         async with service.client() as client:
             empty = await _used(client)
-            await _start(client, count)
+            await start_sleepers(client, count)
             queued = (await _used(client) - empty) / count / 1024
             say(f"waits: {count:,} queued runs take {queued:.2f} KiB each")
             await service.start()
-            await _all_sleep(client, count)
+            await all_sleep(client, count)
             sleeping = (await _used(client) - empty) / count / 1024
             say(f"waits: {count:,} sleeping runs take {sleeping:.2f} KiB each")
         await asyncio.sleep(_SETTLE)
@@ -52,7 +52,7 @@ async def measure(plan: Plan) -> Report:
     return Report(figures)
 
 
-async def _start(client: Client, count: int) -> None:
+async def start_sleepers(client: Client, count: int) -> None:
     for first in range(0, count, 1_000):
         calls = [sleeping_v1.bind(ORDER) for _ in range(min(1_000, count - first))]
         for started in await start_many(client, calls):
@@ -69,7 +69,7 @@ async def _used(client: Client) -> int:
     raise RuntimeError("the server does not say what it uses")
 
 
-async def _all_sleep(client: Client, count: int) -> None:
+async def all_sleep(client: Client, count: int) -> None:
     key = f"{_base(client)}index:{Status.SLEEPING}/sleeping-order"
     async with asyncio.timeout(_PATIENCE):
         while await client.store.link.send(("ZCARD", key)) < count:  # noqa: ASYNC110

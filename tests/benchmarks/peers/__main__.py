@@ -113,7 +113,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=45.0,
                         help="no new round of a peer after that; default: %(default)s")  # fmt: skip
     parser.add_argument("--patience", type=float, default=150.0,
-                        help="seconds for the runs of a killed worker; default: %(default)s")  # fmt: skip
+                        help="seconds, for runs of a killed worker")  # fmt: skip
     parser.add_argument("--into", type=Path, default=ROOT / "docs", metavar="DIR",
                         help="for peers.md, peers.json, peers.png; default: docs")  # fmt: skip
     return parser.parse_args()
@@ -160,7 +160,13 @@ def main() -> None:
     source.write_text(json.dumps(result, indent=1) + "\n")
     text = page(result["rows"], _head(result))
     (wanted.into / "peers.md").write_text(text)
-    plot = [plotting, "-m", "tests.benchmarks.peers.plot", source, wanted.into / "peers.png"]
+    plot = [
+        plotting,
+        "-m",
+        "tests.benchmarks.peers.foreign.plot",
+        source,
+        wanted.into / "peers.png",
+    ]
     subprocess.run(plot, check=True, cwd=ROOT)
     print(text)
 

@@ -11,7 +11,7 @@ from tests.benchmarks.peers.orders import STEPS, Order, act
 from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.peers.site import Site, redis_server
 
-_MODULE = "tests.benchmarks.peers.celery_peer"
+_MODULE = "tests.benchmarks.peers.foreign.celery_peer"
 _URL = "PEERS_REDIS"
 
 app = Celery("peers")

@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from streaq import Task, Worker
+from streaq import Worker
+from streaq.task import Task
 
 from tests.benchmarks.peers.orders import STEPS, Order, act_async
 from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.peers.site import Site, redis_server
 
-_MODULE = "tests.benchmarks.peers.streaq_peer"
+_MODULE = "tests.benchmarks.peers.foreign.streaq_peer"
 _URL = "PEERS_REDIS"
 
 worker = Worker(redis_url=os.environ.get(_URL, "redis://localhost"), concurrency=64)

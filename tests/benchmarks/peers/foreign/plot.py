@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 OURS, DURABLE, QUEUE = "#c0392b", "#34699a", "#9aa5b1"
 
@@ -51,14 +53,16 @@ def _bars(
               for each in rows]  # fmt: skip
     axes.barh([each["name"] for each in rows], [each or 0 for each in values], color=colors)
     axes.set_title(title, fontsize=10)
+    known = [each for each in values if each] or [1.0]
     axes.set_xscale("log")
+    axes.set_xlim(10 ** math.floor(math.log10(min(known) / 1.2)), max(known) * 5)
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
     for place, value in enumerate(values):
         if value:
             more = "> " if open_ended and open_ended[place] else ""
             axes.text(value, place, f" {more}{value:,.{0 if value >= 10 else 1}f}", va="center",
                       fontsize=8)  # fmt: skip
-    axes.margins(x=0.2)
 
 
 if __name__ == "__main__":

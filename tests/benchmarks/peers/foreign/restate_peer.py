@@ -15,7 +15,7 @@ from tests.benchmarks.peers.site import ROOT, Site, free_port
 
 SERVER = ROOT / ".peers/restate/node_modules/.bin/restate-server"
 IN_FLIGHT = 128
-_MODULE = "tests.benchmarks.peers.restate_peer"
+_MODULE = "tests.benchmarks.peers.foreign.restate_peer"
 
 service = restate.Service("orders")
 

@@ -17,7 +17,7 @@ QUEUE = "orders"
 TASK = "order"
 CONCURRENCY = 16
 READY = "polls for tasks"
-_MODULE = "tests.benchmarks.peers.absurd_peer"
+_MODULE = "tests.benchmarks.peers.foreign.absurd_peer"
 
 
 class Absurd(Peer):

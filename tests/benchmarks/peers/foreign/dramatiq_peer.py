@@ -14,7 +14,7 @@ from tests.benchmarks.peers.orders import STEPS, Order, act
 from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.peers.site import Site, redis_server
 
-_MODULE = "tests.benchmarks.peers.dramatiq_peer"
+_MODULE = "tests.benchmarks.peers.foreign.dramatiq_peer"
 _URL = "PEERS_REDIS"
 
 

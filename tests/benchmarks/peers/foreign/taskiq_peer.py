@@ -13,7 +13,7 @@ from tests.benchmarks.peers.orders import STEPS, Order, act_async
 from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.peers.site import Site, redis_server
 
-_MODULE = "tests.benchmarks.peers.taskiq_peer"
+_MODULE = "tests.benchmarks.peers.foreign.taskiq_peer"
 _URL = "PEERS_REDIS"
 _TOGETHER = 100
 

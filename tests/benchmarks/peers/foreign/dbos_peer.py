@@ -21,7 +21,7 @@ from tests.benchmarks.peers.site import Site, postgres_server
 
 QUEUE = "orders"
 READY = "executes workflows"
-_MODULE = "tests.benchmarks.peers.dbos_peer"
+_MODULE = "tests.benchmarks.peers.foreign.dbos_peer"
 # More threads in one process made it slower: they want one interpreter lock.
 _TOGETHER = 2
 _TUNED = {"polling_interval_sec": 0.02, "worker_concurrency": 8}
