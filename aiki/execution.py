@@ -1,8 +1,8 @@
-"""What a run does with its operations: take, hold, record, abandon, and leave.
+"""What a run does with its operations: take, hold, give up, cancel, and leave.
 
 An operation is whatever a handler waits for: a step, a sleep, an event. What it does meanwhile is
-told in `attempts.py` and `waits.py`; how it begins, is recorded and is given up, is the same for
-all and told here.
+told in `attempts.py` and `waits.py`, and how its outcome is recorded in `recording.py`; how it
+begins and is given up is the same for all and told here.
 
 Nothing that steers a run is raised inside its handler, a person's cancel excepted: an
 operation that has to wait stays pending, and one that must not go on (the run is parked, handed
@@ -13,75 +13,47 @@ Store failures do not reach a handler either.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from aiki.answers import Answers
 from aiki.asked import Asked
-from aiki.commits import Commits
-from aiki.conditions import Conditions
-from aiki.errors import AikiError, DataError
-from aiki.journal import Journal
+from aiki.errors import DataError
 from aiki.mail import is_asked
-from aiki.newsdesk import NewsDesk
 from aiki.notes import Notes
-from aiki.operation import Host, Operation, Operations, State
-from aiki.publisher import Publisher
+from aiki.operation import Host, Operation, State
+from aiki.recording import Recording
 from aiki.records import ClaimedRun, Entry, EntryKind
 from aiki.replay import Replay
-from aiki.rounds import SETTLE_TURNS, Rounds, Turn
+from aiki.rounds import SETTLE_TURNS, Turn
 from aiki.states import Status
-from aiki.steering import Steer, Steering
+from aiki.steering import Steer
 
 PARK_AFTER = 0.01  # lets a handler that was just given something ask for its next step
 # What repeating a step costs, about: a run that was just given something stays for as long as it
 # would take to repeat, where nobody wants its place. So it is not repeated for each of many ends.
 PARK_AFTER_EACH = 1e-4
 PARK_AGAIN = 1.0  # after the store said to stay: what it saw comes to us meanwhile
-SUSPEND_AFTER = 0.1
 LEASE_LOOK = 0.05  # seconds between two looks whether the lease is known to be ours again
-
-_making = threading.Lock()  # a publisher, by whoever is the first to ask
 
 T = TypeVar("T")
 
 
-class Execution:
+class Execution(Recording):
     """One owner's execution of one run."""
 
     def __init__(self, claimed: ClaimedRun, host: Host, asked: Mapping[str, Asked]) -> None:
-        self.owner = claimed.ownership
-        self.scope = claimed.scope
-        self.host = host
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._journal = Journal(claimed.journal, claimed.cancel_at)
-        self._rounds = Rounds(claimed.journal, claimed.cancel_at)
-        self.commits = Commits(claimed, host, self._journal, self._rounds)
+        super().__init__(claimed, host, asked)
+        self.notes = Notes(self._journal, self.commits)
         self._cancel_at = claimed.cancel_at
         self._cancel_wanted = claimed.cancel is not None and claimed.cancel_at is None
         self.cancel_delivered = False
-        self.is_closed = False
-        self._suspending = False
         self._delivering: asyncio.Task[None] | None = None
-        self._handler: asyncio.Task[None] | None = None
-        self.steering = Steering()
-        self._operations = Operations()
-        self.notes = Notes(self._journal, self.commits)
+        self._suspending = False
         self._park_check: asyncio.Handle | None = None
         self._quiet = 0  # turns of the loop, seen by the look whether to park
         self._given_at = 0.0  # when the handler was last given something
-        # The next two only where there is something to repeat or to read: they refer back to us,
-        # and a new run that forms no cycle of references is freed without the garbage collector.
-        self._known_news = claimed.news
-        self._news: NewsDesk | None = None
-        self._streams = claimed.streams
-        self._publisher: Publisher | None = None
-        self.asked = asked
-        self._states: dict[type[Any], Any] = {}
         self._answers: Answers | None = None
-        self._conditions: Conditions | None = None
         self._replay: Replay | None = None
         if claimed.journal:
             self._rounds.on_replayed = self._go_on
@@ -100,7 +72,7 @@ class Execution:
         name = f"aiki run {self.owner.run_id}"
         self._handler = self._loop.create_task(self._handle(handler), name=name)
         if is_asked(self._known_news.mail):
-            self._answer()
+            self.look_for_questions()
 
     def steer_again(self) -> None:
         """Go on after a park that the store refused."""
@@ -156,11 +128,6 @@ class Execution:
             await asyncio.sleep(0 if attempt < 10 else 0.01)  # noqa: PLR2004 - at once, then patient
         return False
 
-    async def flush(self) -> None:
-        """Wait until what was published is in the store."""
-        if self._publisher is not None:
-            await self._publisher.flush()
-
     def describe(self) -> list[dict[str, object]]:
         """Say what the handler waits for."""
         return self._operations.describe()
@@ -172,60 +139,7 @@ class Execution:
         """Whether recorded steps are still to be repeated."""
         return self._rounds.has_recorded or self._journal.is_repeated
 
-    @property
-    def news(self) -> NewsDesk:
-        """What happens to the run from outside."""
-        if self._news is None:
-            self._news = NewsDesk(
-                self._known_news,
-                self.owner,
-                self.host.runs,
-                on_cancel=self.cancel_requested,
-                on_pause=self.suspend,
-                on_fenced=lambda: self.steering.ask(Steer.FENCED),
-                on_damage=self.steering.stall,
-                on_asked=self._answer,
-            )
-        return self._news
-
-    @property
-    def publisher(self) -> Publisher:
-        """What the run publishes; tasks ask for it in any thread."""
-        with _making:
-            if self._publisher is None:
-                self._publisher = Publisher(
-                    self.owner,
-                    self.host.streams,
-                    self._streams,
-                    written=self.written,
-                    now_ms=self.commits.server_now,
-                    loop=self._loop,
-                )
-            return self._publisher
-
-    def published_as(self, key: str) -> str:
-        """Give whose a step's chunks are: its key, and the generation where that is not the first.
-
-        Streams go on where a run continues as new, and its keys begin anew.
-        """
-        scope = self.scope.removeprefix(self.owner.run_id)
-        return f"{scope}/{key}" if scope else key
-
-    def state(self, kind: type[T]) -> T:
-        """Give the run's one object of a class, made when it is asked for first."""
-        if kind not in self._states:
-            self._states[kind] = kind()
-        found: T = self._states[kind]
-        return found
-
-    @property
-    def conditions(self) -> Conditions:
-        """What the handler waits for that its own code makes true."""
-        if self._conditions is None:
-            self._conditions = Conditions()
-        return self._conditions
-
-    def _answer(self) -> None:
+    def look_for_questions(self) -> None:
         """Answer what is asked of the run, now or once nothing is repeated any more."""
         if self._answers is None:
             self._answers = Answers(
@@ -243,10 +157,6 @@ class Execution:
     def is_cancelled(self) -> bool:
         """Whether the handler has met a cancel, in this life or before."""
         return self.cancel_delivered or self._cancel_at is not None
-
-    def is_on_this_loop(self) -> bool:
-        """Tell whether the caller is on the loop that executes the run."""
-        return threading.get_ident() == self._thread
 
     # The handler
 
@@ -434,10 +344,6 @@ class Execution:
             or self.steering.wish.done()
         )
 
-    def _is_alone(self, operation: Operation) -> bool:
-        """Tell whether the handler itself waits for this and for nothing else."""
-        return len(self._operations) == 1 and operation.task is self._handler
-
     def _go_on(self) -> None:
         """Do what had to wait, unless it still has to."""
         self._meet_cancel()
@@ -447,95 +353,7 @@ class Execution:
             self._operations.release()
             self.check_park_later()  # a look that came while we were blocked was in vain
 
-    # What is written
-
-    async def record(
-        self, operation: Operation, write: Callable[[Turn], Awaitable[int | bytes]]
-    ) -> None:
-        """Record an outcome by a write that is given its turn; return in that turn."""
-        if self.is_closed or operation.state is State.POINT:
-            await self._operations.until_cancelled()
-        turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
-        operation.state = State.COMMITTING
-        if not await self.written(operation.key, write(turn)) or self.is_closed:
-            await self._operations.never()
-        operation.state = State.RECORDED
-        if self.host.suspend_always:
-            await self._suspended()
-        if await self._rounds.come(turn, is_final=False):
-            self._operations.cancel_again(operation)
-
-    async def record_for_good(
-        self, operation: Operation, write: Callable[[Turn], Awaitable[Any]]
-    ) -> Any:
-        """Record an outcome that no cancellation takes back, such as a message that was taken.
-
-        Returns None in its turn; else, where the store's answer is neither flags nor a word that
-        steers the run, that answer: then nothing was recorded.
-        """
-        if self.is_closed or operation.state is State.POINT:
-            await self._operations.until_cancelled()
-        turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
-        operation.state = State.COMMITTING
-        writing = asyncio.ensure_future(write(turn))
-        await self._outlast(writing)
-        answer: list[Any] | int | bytes = 0
-        if writing.exception() is None:
-            answer = writing.result()
-        if isinstance(answer, list):
-            self._rounds.withdraw(turn)
-            operation.turn = None
-            operation.state = State.WAITING
-            if operation.is_cancelled:
-                raise asyncio.CancelledError
-            return answer
-        if not await self.written(operation.key, writing) or self.is_closed:
-            await self._operations.never()
-        operation.state = State.RECORDED
-        if self.host.suspend_always:
-            await self._suspended()
-        await self._rounds.come(turn, is_final=True)
-        if operation.is_cancelled:
-            self._operations.cancel_again(operation)
-        return None
-
-    async def answered(self, key: str, sending: Awaitable[Any]) -> list[Any]:
-        """Give what the store answers, flags first; wait for ever where it did nothing."""
-        answers: list[Any] = []
-
-        async def flags() -> Any:
-            reply: list[Any] | int | bytes = await sending
-            if isinstance(reply, list):
-                answers.extend(reply)
-                return answers[0]
-            return reply
-
-        if not await self.written(key, flags()) or self.is_closed:
-            await self._operations.never()
-        return answers
-
-    async def _suspended(self) -> NoReturn:
-        self.suspend()
-        # Others that execute may end first; one that would never end is not waited for.
-        self._loop.call_later(SUSPEND_AFTER, self.steering.ask, Steer.RELEASE)
-        await self._operations.never()
-
-    async def written(self, key: str, sending: Awaitable[int | bytes]) -> bool:
-        """Tell whether a write was done, and steer the run where the store's word is another."""
-        try:
-            reply = await sending
-        except AikiError as error:
-            self.steering.stall(f"The store refused to record {key}: {error}")
-            return False
-        if isinstance(reply, int):
-            if reply:
-                self.news.heard(reply)
-            return True
-        if reply == b"FENCED":
-            self.steering.ask(Steer.FENCED)
-        elif reply == b"DIVERGED":
-            self.steering.stall(f"{key} was recorded by another owner of the run.")
-        return False
+    # Giving up
 
     async def _abandon(self, operation: Operation) -> None:
         """Record that the handler gave up waiting, before its cancellation goes on."""
@@ -551,29 +369,6 @@ class Execution:
             if self.host.suspend_always:
                 await self._suspended()
         await self._rounds.come(turn, is_final=True)
-
-    async def _record_abandoned(self, operation: Operation, late: Turn | None) -> Turn:
-        """Write the mark; `late` is the turn of a result that was not given yet."""
-        operation.state = State.ABANDONED
-        if late is not None:
-            self._rounds.hold(late)
-        turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
-        writing = self._loop.create_task(self.commits.abandon(operation, turn))
-        await self._outlast(writing)
-        if late is not None:
-            self._rounds.withdraw(late)
-        if not await self.written(operation.key, writing):
-            await self._operations.never()
-        return turn
-
-    async def _outlast(self, writing: asyncio.Future[Any]) -> None:
-        """Wait for a write, whatever cancellations come, unless the run is left."""
-        while not writing.done():
-            try:
-                await asyncio.wait([writing])
-            except asyncio.CancelledError:
-                if self.is_closed:
-                    raise
 
     # Cancel
 

@@ -169,10 +169,53 @@ class Rounds:
         if turn is self._lone and self._is_sequential and not is_final:
             self._lone = None
             return False
+        was_cancelled = False
+        if self._is_alone_next(turn):
+            was_cancelled = await self._let_others_begin()
+            if self._is_alone_next(turn):
+                self._give_alone(turn)
+                return was_cancelled
         given = turn.future = _Given(self, is_final=is_final)
         self._now_known(turn)
         await given
-        return given.was_cancelled
+        return was_cancelled or given.was_cancelled
+
+    def _is_alone_next(self, turn: Turn) -> bool:
+        """Tell whether this recorded outcome is all that is to be given next."""
+        return (
+            turn is self._lonely
+            and turn in self._steps
+            and self._is_sequential
+            and not self._known
+            and turn.round is not None
+            and len(turn.round) == 1
+            and self._rounds[0] is turn.round
+            and not self.is_stopped
+        )
+
+    async def _let_others_begin(self) -> bool:
+        """Wait for the turns in which tasks that were just made ask for their first steps.
+
+        As many as it takes to give an outcome by a future. Returns whether it was cancelled.
+        """
+        was_cancelled = False
+        for _ in range(2):
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if self.is_stopped:
+                    raise
+                was_cancelled = True
+        return was_cancelled
+
+    def _give_alone(self, turn: Turn) -> None:
+        """Give what the handler waits for in order, without a future and a look at all rounds."""
+        self._rounds.popleft()
+        turn.round = self._lonely = None
+        self._steps.discard(turn)
+        self._settle = SETTLE_TURNS
+        if not self._steps:
+            self._pump_soon()
 
     def hold(self, turn: Turn) -> None:
         """Give nothing of a round before one of its outcomes is withdrawn."""

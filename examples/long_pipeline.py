@@ -1,7 +1,8 @@
 """A long pipeline: extract, transform, load, page by page, with a pause in between.
 
 It would run for hours. Each page is a step whose result is recorded, so a worker that dies in the
-middle costs one page and not the hours before; and the pauses occupy no worker.
+middle costs one page and not the hours before; and the pauses occupy no worker. Within a page, a
+heartbeat says how far loading is: the next attempt goes on from there.
 
 In one process, with a worker of its own: `python -m examples.long_pipeline`.
 """
@@ -14,6 +15,7 @@ from aiki import Run, exponential, task, workflow
 
 PAGES = 4
 TIRED_AT = 2
+FULL_AT = 3
 
 
 @task(retry=exponential(max_attempts=5, base_delay=0.2), timeout=30)
@@ -32,10 +34,17 @@ def transform(rows: list[int]) -> list[int]:
     return [row * row for row in rows]
 
 
-@task
-async def load(rows: list[int]) -> int:
-    """Store the rows. `current_step().key` lets the target know a page that comes twice."""
-    print(f"  loaded {rows}")
+@task(retry=exponential(max_attempts=5, base_delay=0.2), heartbeat_timeout=10)
+async def load(page: int, rows: list[int]) -> int:
+    """Store row after row; an attempt that fails leaves the rest to the next one."""
+    step = aiki.current_step()
+    done = step.heartbeat_details or 0
+    for row in rows[done:]:
+        if page == FULL_AT and done == 1 and step.attempt == 1:
+            raise OSError("the disk is full")
+        print(f"  loaded {row}, attempt {step.attempt}")
+        done += 1
+        step.heartbeat(done)
     return len(rows)
 
 
@@ -48,7 +57,7 @@ async def pipeline_v1(run: Run, pages: int, pause: timedelta) -> int:
     loaded = 0
     for page in range(pages):
         rows = await transform.start(run, await extract.start(run, page))
-        loaded += await load.start(run, rows)
+        loaded += await load.start(run, page, rows)
         await run.set_details(f"{page + 1} of {pages} pages")
         await run.sleep("be gentle with the source", pause)
     return loaded

@@ -138,7 +138,9 @@ async def test_all_attempts_together_have_a_time_that_counts_their_delays(app: A
 
     said = await told(app, fails.start)
     attempts = len(app.ledger.lines())
-    assert said == f"fails {attempts} ValueError again"
+    # On a busy machine the time may also end one that is just about to begin
+    cut = f"fails {attempts + 1} aiki.step.TimedOut"
+    assert said == f"fails {attempts} ValueError again" or said.startswith(cut)
     assert 2 <= attempts <= 5
 
 

@@ -63,6 +63,11 @@ class RedisServer:
             self.signal(signal.SIGTERM)
             self.wait()
 
+    def empty(self) -> None:
+        """Forget all data, and none of the scripts."""
+        answer = self._ask(b"FLUSHALL\r\n")
+        assert answer.startswith(b"+OK"), answer
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)
@@ -74,10 +79,13 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(5)
-                probe.connect(str(self._socket))
-                probe.sendall(b"PING\r\n")
-                return probe.recv(100).startswith(b"+PONG")
+            return self._ask(b"PING\r\n").startswith(b"+PONG")
         except OSError:
             return False
+
+    def _ask(self, command: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(20)
+            probe.connect(str(self._socket))
+            probe.sendall(command)
+            return probe.recv(100)

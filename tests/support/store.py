@@ -369,12 +369,19 @@ def without_clocks(dump: Dump) -> Dump:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def process_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One server for all tests of this process. It keeps nothing on disk."""
     server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "no")
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def redis_server(process_server: RedisServer) -> Iterator[RedisServer]:
+    """Give the server, and empty it when the test is over: a sweep goes round all that is there."""
+    yield process_server
+    process_server.empty()
 
 
 @pytest.fixture
