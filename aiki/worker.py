@@ -9,7 +9,7 @@ import os
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from aiki.actor import Actor
 from aiki.client import Client
@@ -87,9 +87,7 @@ class Worker:
             0.0 if self._suspend_always else seconds(inline_wait, what="inline_wait")
         )
         self._divergence_after = _duration(divergence_after, "divergence_after")
-        if isinstance(pools, str) or not isinstance(pools, Sequence) or not pools:
-            raise ConfigError("pools is a list of names, with at least one")
-        self._pools = [checked_name(pool, "pool") for pool in pools]
+        self._pools = _checked_pools(pools)
         self._quarantine = quarantine
         self._keeps_house = housekeeping
         self._hooks = checked_hooks(
@@ -474,6 +472,12 @@ def _checked_subscriber(given: object) -> RedisStreams:
     if not isinstance(given, RedisStreams):
         raise ConfigError(f"subscriber is an aiki.RedisStreams, not {given!r:.100}")
     return given
+
+
+def _checked_pools(given: object) -> list[str]:
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise ConfigError("pools is a list of names, with at least one")
+    return [checked_name(pool, "pool") for pool in cast("Sequence[object]", given)]
 
 
 def _positive(value: object, what: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -21,8 +22,15 @@ from hypothesis import strategies as st
 from aiki.cli import Exit, command
 from aiki.cli_options import moment, past, payload, start_options
 from aiki.codec import Arguments, Codec
-from aiki.durations import LONGEST_SECONDS, seconds, written_seconds
-from aiki.errors import AikiError, ConfigError, DataError, DefinitionError, LimitExceeded
+from aiki.durations import seconds, written_seconds
+from aiki.errors import (
+    LONGEST_SECONDS,
+    AikiError,
+    ConfigError,
+    DataError,
+    DefinitionError,
+    LimitExceeded,
+)
 from aiki.failures import failure_from_json
 from aiki.names import (
     checked_key,
@@ -210,13 +218,14 @@ def test_what_is_read_from_a_record_is_what_it_should_be_or_refused(data: bytes)
 def test_options_of_a_start_are_lines_that_a_script_can_read_or_are_refused(
     delay: Any, when: Any, tags: Any, memo: Any
 ) -> None:
-    for make in (
+    makers: list[Callable[[], str]] = [
         lambda: due(delay, None),
         lambda: due(None, when),
         lambda: deadline(when, "finish_by"),
         lambda: "\n".join(checked_tags(tags)),
         lambda: checked_memo(memo).decode(),
-    ):
+    ]
+    for make in makers:
         with contextlib.suppress(DataError, LimitExceeded):
             assert isinstance(make(), str)
 
@@ -286,7 +295,8 @@ def test_any_command_line_ends_with_a_code_and_a_sentence(line: list[str]) -> No
 
 @given(texts)
 def test_what_is_written_on_a_command_line_is_read_or_refused(text: str) -> None:
-    for read in (payload, past, lambda text: moment(text, "--start-at")):
+    readers: list[Callable[[str], object]] = [payload, past, partial(moment, what="--start-at")]
+    for read in readers:
         if text != "-":
             with contextlib.suppress(AikiError):
                 read(text)
