@@ -76,7 +76,7 @@ async def test_each_entry_of_a_batch_gets_the_answer_it_would_get_alone(scene: S
     offered = [found[entry.run_id] for entry in entries]
     assert offered == ["well", "alone", "damaged", "last", "gone", "well"]
     damaged = f"{scene.base}run:{runs['damaged']}"
-    await scene.command("RENAME", damaged, "aside")
+    await scene.command("RENAME", damaged, scene.base + "aside")
     await scene.command("SET", damaged, "garbage")
 
     answers = await scene.try_claims(entries, worker, token)
@@ -94,7 +94,7 @@ async def test_each_entry_of_a_batch_gets_the_answer_it_would_get_alone(scene: S
     assert [type(answer) for answer in again] == [type(answer) for answer in answers[:-1]]
     assert await scene.dump() == before
     await scene.command("DEL", damaged)
-    await scene.command("RENAME", "aside", damaged)
+    await scene.command("RENAME", scene.base + "aside", damaged)
     await audit(scene)
 
 
@@ -103,7 +103,7 @@ async def test_a_run_that_cannot_go_to_the_quarantine_takes_no_other_with_it(sce
     well, alone = await scene.start_run(), await scene.start_run()
     await scene.command("HSET", f"{scene.base}run:{alone}", "quarantine", "1")
     entries = await scene.deliver(worker)
-    await scene.command("RENAME", scene.base + "streams", "aside")
+    await scene.command("RENAME", scene.base + "streams", scene.base + "aside")
     await scene.command("SET", scene.base + "streams", "garbage")
     with pytest.raises(StoreRefused, match="WRONGTYPE"):
         await scene.try_claims(entries, worker)

@@ -241,8 +241,8 @@ class Link:
     def _on_confirmed(self, reply: Any) -> None:
         """Give the replies of a batch, or send it again where it is not as safe as was asked."""
         batch, self._unconfirmed = self._unconfirmed, []
-        count = reply[0] if isinstance(reply, list) else reply
-        if isinstance(count, int) and count > 0:
+        # A number of replicas; or two, of logs and of replicas
+        if (isinstance(reply, int) and reply > 0) or (isinstance(reply, list) and reply[0] > 0):
             for item, answer in batch:
                 self._done(item, answer)
             return

@@ -81,10 +81,10 @@ class Tail:
         if name in _LEAVE:
             if reply in _DONE:
                 self._remember(token, _Write(run_id, token))
-        elif name in _OPEN or isinstance(reply, int):
+        elif name in _OPEN:
             if not isinstance(reply, bytes):
-                self._remember(token, _Write(run_id, token, key, name in _CLOSE))
-        elif name == "consume_end" and isinstance(reply, list) and len(reply) == _TAKEN:
+                self._remember(token, _Write(run_id, token, key))
+        elif isinstance(reply, int) or (name == "consume_end" and len(reply) == _TAKEN):
             self._remember(token, _Write(run_id, token, key, is_closed=True))
 
     def _remember(self, name: str, write: _Write) -> None:

@@ -76,9 +76,12 @@ async def ends_well(site: Site, found: Supervised, workers: list[psutil.Process]
 
 
 @pytest.mark.slow
-async def test_runs_complete_while_primaries_die_again_and_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["", "?durability=replicated"])
+async def test_runs_complete_while_primaries_die_again_and_again(
+    tmp_path: Path, level: str
+) -> None:
     with replicated(tmp_path / "service") as service:
-        async with site_at(tmp_path, url=service.url) as site:
+        async with site_at(tmp_path, url=service.url + level) as site:
             with site.supervised() as found:
                 await found.serves()
                 workers = await found.has_workers(2)

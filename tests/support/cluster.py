@@ -57,7 +57,7 @@ class Cluster:
 
     def name(self, port: int) -> str:
         """Give the name of a node."""
-        return ask(port, "CLUSTER", "MYID").decode()
+        return str(ask(port, "CLUSTER", "MYID").decode())
 
     def holder(self, of: int | None = None) -> Server:
         """Give the server that holds our slot, as a living one (or this one) says."""

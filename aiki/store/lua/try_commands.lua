@@ -13,6 +13,7 @@ local commands = {
   { 'HGET', t .. 'hash', 'field' },
   { 'HMGET', t .. 'hash', 'field' },
   { 'HGETALL', t .. 'hash' },
+  { 'HKEYS', t .. 'hash' },
   { 'HLEN', t .. 'hash' },
   { 'HKEYS', t .. 'hash' },
   { 'HRANDFIELD', t .. 'hash', '1', 'WITHVALUES' },
