@@ -97,7 +97,7 @@ class Direct(Peer):
         url = await postgres_server(self._site)
         launch(url, "client")
         address = str(self._site.directory / "other")
-        self._other_self._site.worker(_MODULE, url, "other", address)
+        self._site.worker(_MODULE, url, "other", address)
         await self._site.says(READY)
         self._other = Client(address)
 
