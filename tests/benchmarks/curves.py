@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -136,7 +136,7 @@ class Curves:
 
 
 @asynccontextmanager
-async def _serving(module: str, *options: str, workers: int = 2) -> AsyncIterator[Client]:
+async def _serving(module: str, *options: str, workers: int = 2) -> AsyncGenerator[Client]:
     async with Service(module, *options, workers=workers) as service:
         await service.start()
         async with service.client() as client:

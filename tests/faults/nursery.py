@@ -124,13 +124,17 @@ async def work(birth: Birth) -> None:
             await _until_asked()
 
 
+def _give_up(error: Exception) -> None:
+    raise error
+
+
 async def oversee(birth: Birth) -> None:
     """Do what a supervisor does in the store, until SIGTERM."""
     settings = Settings(redis=birth.url, lease=LEASE, heartbeat=BEAT)
     # What it keeps is over sooner than anybody may wish.
     object.__setattr__(settings, "retention", birth.retention)
     object.__setattr__(settings, "unserved_after", UNSERVED)
-    duties = Duties(settings, lambda _quarantined: None)
+    duties = Duties(settings, lambda _quarantined: None, _give_up)
     await duties.open()
     attending = asyncio.create_task(duties.attend())
     await _until_asked()

@@ -186,6 +186,22 @@ async def order_v1(run: Run, order: Order) -> Receipt:
 
 
 letter = event("letter", str)
+errands = workflow("errands")
+
+
+@errands.v("1.0.0")
+async def errand_v1(run: Run, name: str) -> list[str]:
+    """Sleep, write to itself, wait for what does not come, and for what the test sends."""
+    begun = run.now()
+    await run.sleep("short", 0.01)
+    await run.sleep("long", 1.2)
+    await letter.send(run, run.id, f"to {name}")
+    own = await letter.wait(run)
+    none = await letter.wait(run, timeout=0.05)
+    slept = (run.now() - begun).total_seconds() >= 1.2
+    answer = await letter.wait(run, timeout=600)
+    await ship.start(run, name, "")
+    return [own, repr(none), str(slept), str(answer)]
 
 
 if multiprocessing.parent_process() is not None:

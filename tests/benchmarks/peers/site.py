@@ -52,7 +52,7 @@ class Site:
             **variables,
         }  # fmt: skip
         with self.log.open("ab") as log:
-            process: subprocess.Popen[bytes] = subprocess.Popen(
+            process = subprocess.Popen[bytes](
                 arguments, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, start_new_session=True, **options,
             )  # fmt: skip
