@@ -98,7 +98,7 @@ async def call(client: Client) -> None:
     """Send everything that a client can send, and see that it comes to what it comes to."""
     async with asyncio.TaskGroup() as group:
         for part in (
-            start, post, wake, pause, terminate, retry, fork, delete, ask, read, occasion,
+            start, post, wake, pause, terminate, retry, fork, delete, ask, read, occasion, audit,
         ):  # fmt: skip
             group.create_task(part(client), name=part.__name__)
 
@@ -216,3 +216,8 @@ async def _is_cancelled(handle: Handle[bool], reason: str) -> None:
     with pytest.raises(RunCancelled) as cancelled:
         await handle.wait_for_completion()
     assert cancelled.value.reason == reason
+
+
+async def audit(client: Client) -> None:
+    """Look whether all is well while the others are at it."""
+    assert (await client.store.audit.audit(mend=True)).left == []

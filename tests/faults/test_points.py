@@ -75,6 +75,8 @@ async def told(directory: Path, nursery: Nursery, story: str, point: str, *scrip
     async with site_at(directory) as site, cast_of(site, nursery, role) as cast:
         site.traps.set(*(f"{point}-{script}" for script in scripts))
         await STORY[story](cast)
+        # A story may be over before each of those in it has beaten.
+        await eventually(lambda: not site.traps.unsprung("beat"), LONG, "a beat")
         await cast.ends()
         assert not site.traps.unsprung(), site.traps.unsprung()
         if point != "lose":

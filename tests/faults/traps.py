@@ -51,9 +51,9 @@ class Traps:
             path.touch(exist_ok=False)
             self._set.append(path)
 
-    def unsprung(self) -> list[str]:
-        """Name those that have caught nobody."""
-        return [path.name for path in self._set if path.exists()]
+    def unsprung(self, about: str = "") -> list[str]:
+        """Name those that have caught nobody, and have this in their names."""
+        return [path.name for path in self._set if about in path.name and path.exists()]
 
 
 def is_caught(trap: str) -> bool:
