@@ -144,9 +144,8 @@ class Attempts:
         """Tell a failed attempt from what only looks like one; return where it is one."""
         run = self._execution
         if isinstance(error, KeyboardInterrupt):
-            operation.state = State.HELD  # nothing executes that a drain would wait for
             run.host.interrupt(error)
-            await run.never()
+            await run.given_up(operation)
         if run.is_closed or operation.is_cancelled:
             # Whatever the task made of it: a step that is not awaited any more has no outcome.
             raise asyncio.CancelledError

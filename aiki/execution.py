@@ -312,6 +312,13 @@ class Execution(Recording):
             await self._operations.until_cancelled()
         operation.state = State.COMMITTING
 
+    async def given_up(self, operation: Operation) -> NoReturn:
+        """Let an operation wait that executes no more: a drain does not wait for it."""
+        operation.state = State.HELD
+        if self._suspending:
+            self._check_suspend()
+        await self._operations.never()
+
     async def may_start(self, operation: Operation) -> None:
         """Wait until a new effect is allowed."""
         while True:

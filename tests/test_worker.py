@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -340,6 +341,31 @@ async def test_keyboard_interrupt_stops_the_worker_and_charges_nothing(site: Sit
         await site.app.serve(version)
         assert await handle.wait_for_completion(60) == [1]
         assert await later.wait_for_completion(60) == [1]
+
+
+async def test_a_drain_does_not_wait_for_a_step_that_was_interrupted_meanwhile(site: Site) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @task
+    def interrupted() -> None:
+        begun.set()
+        go_on.wait(20)
+        raise KeyboardInterrupt
+
+    async def handler(run: Run) -> None:
+        await interrupted.start(run)
+
+    version = workflow("interrupted").v("1.0.0", exec=handler)
+    worker = site.app.worker(version)
+    await worker.start()
+    handle = await version.start(site.app.client)
+    await eventually(begun.is_set)
+    # By then the drain waits for it
+    asyncio.get_running_loop().call_later(0.2, go_on.set)
+    async with asyncio.timeout(20):
+        with pytest.raises(KeyboardInterrupt):
+            await worker.stop(grace=60)
+    assert (await handle.status()).status is Status.QUEUED
 
 
 async def test_a_failure_in_the_background_is_logged_at_once_and_raised_by_stop(
