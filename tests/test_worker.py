@@ -344,28 +344,32 @@ async def test_keyboard_interrupt_stops_the_worker_and_charges_nothing(site: Sit
 
 
 async def test_a_drain_does_not_wait_for_a_step_that_was_interrupted_meanwhile(site: Site) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+    begun, go_on = threading.Event(), [threading.Event(), threading.Event()]
 
     @task
-    def interrupted() -> None:
-        begun.set()
-        go_on.wait(20)
+    def interrupted(number: int) -> None:
+        if number:
+            begun.set()
+        go_on[number].wait(20)
         raise KeyboardInterrupt
 
-    async def handler(run: Run) -> None:
-        await interrupted.start(run)
+    async def handler(run: Run, number: int) -> None:
+        await interrupted.start(run, number)
 
     version = workflow("interrupted").v("1.0.0", exec=handler)
     worker = site.app.worker(version)
     await worker.start()
-    handle = await version.start(site.app.client)
+    handles = [await version.start(site.app.client, number) for number in range(2)]
     await eventually(begun.is_set)
-    # By then the drain waits for it
-    asyncio.get_running_loop().call_later(0.2, go_on.set)
+    go_on[0].set()
+    await eventually(worker.stopping.is_set)
+    # By then the drain waits for the other one
+    asyncio.get_running_loop().call_later(0.2, go_on[1].set)
     async with asyncio.timeout(20):
         with pytest.raises(KeyboardInterrupt):
             await worker.stop(grace=60)
-    assert (await handle.status()).status is Status.QUEUED
+    for handle in handles:
+        assert (await handle.status()).status is Status.QUEUED
 
 
 async def test_a_failure_in_the_background_is_logged_at_once_and_raised_by_stop(
