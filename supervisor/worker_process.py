@@ -127,7 +127,7 @@ def _boot_and_serve(end: socket.socket, boot: Boot) -> int:
     # a run makes no cycles of its own, so it may look less often.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(_Hosting(end, boot, orphaned).run(versions))
 

@@ -12,7 +12,7 @@ import pytest
 from aiki.errors import StoreRefused, StoreUnavailable
 from aiki.store import Store
 from aiki.store.connection import Address
-from tests.support.replicated import Server, free_ports, until
+from tests.support.replicated import Server, free_ports, kill, until
 from tests.support.server import RedisServer
 from tests.support.store import Scene
 from tests.support.waiting import eventually
@@ -69,7 +69,7 @@ async def test_what_nobody_confirms_in_time_may_or_may_not_have_been_done(
 ) -> None:
     primary, replica = pair
     store = await opened(f"redis://127.0.0.1:{primary.port}?durability=replicated")
-    replica.stop()
+    kill(replica)
     with pytest.raises(StoreUnavailable, match="may or may not"):
         await store.link.send_within(("SET", Scene(store).base + "x", "1"), 1.5)
     await store.close()
@@ -82,7 +82,12 @@ async def test_a_write_is_done_when_it_is_on_disk(tmp_path: Path) -> None:
         plain = await opened(server.url)
         assert "a power cut may lose the last second" in plain.preflight.guarantee
         await plain.close()
-        store = await opened(f"{server.url}?durability=fsync")
+        try:
+            store = await opened(f"{server.url}?durability=fsync")
+        except StoreRefused as error:
+            if "unknown command" not in str(error):
+                raise
+            pytest.skip("a server before Redis 7.2 has no WAITAOF, and is refused")
         assert "on the disk" in store.preflight.guarantee
         scene = Scene(store)
         runs = await asyncio.gather(*(scene.start_run() for _ in range(100)))

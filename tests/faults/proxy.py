@@ -91,10 +91,6 @@ class Proxy:
         """Let the next reply of each of these scripts be lost, with its connection."""
         self.losing.update(SCRIPTS[name].sha.encode() for name in scripts)
 
-    def not_lost(self) -> set[str]:
-        """Name the scripts whose reply is still to be lost."""
-        return {self._names[sha] for sha in self.losing}
-
     def calm(self) -> None:
         """Let everything through again."""
         self.delay = self.jitter = self.resets = 0.0
