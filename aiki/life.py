@@ -79,6 +79,7 @@ class Life:
                 "or replaced since this client connected"
             )
         self._heartbeat.start(asked_at)
+        self._store.tail.when_affected(self._on_notices)
         await self._store.inbox.subscribe(self._channel, self._on_message)
         await self.claim(quarantine=quarantine)
 
@@ -140,6 +141,7 @@ class Life:
         """Give everything back, fenced; nobody must be at work on it any more."""
         self._heartbeat.stop()
         self._store.inbox.unsubscribe(self._channel)
+        self._store.tail.tell_no_more(self._on_notices)
         try:
             async with asyncio.timeout(FAREWELL):
                 await self._store.workers.recover(self.incarnation, cause=cause)

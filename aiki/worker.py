@@ -164,7 +164,6 @@ class Worker:
         except BaseException:
             await self._leave_lifespans()
             raise
-        self._client.store.tail.when_affected(self._on_notices)
         self._spawn(self._look_after())
         if self._keeps_house:
             self._spawn(Housekeeping(self._client.store, lease=self._lease).run())

@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiki.errors import StoreRefused
 from aiki.store.connection import Command
@@ -44,8 +43,7 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
+class _Write(NamedTuple):
     """The last that is known of one owner, or of a start."""
 
     run_id: str
@@ -68,6 +66,11 @@ class Tail:
     def when_affected(self, tell: Callable[[list[str]], None]) -> None:
         """Have this called with the runs whose owners here were fenced."""
         self._tell.append(tell)
+
+    def tell_no_more(self, tell: Callable[[list[str]], None]) -> None:
+        """Undo `when_affected`, if it was done."""
+        if tell in self._tell:
+            self._tell.remove(tell)
 
     def acknowledged(self, name: str, command: Command, reply: Any) -> None:
         """Remember a write that was done."""

@@ -19,7 +19,7 @@ def worker(site: Site, name: str) -> Supervised:
     """Prepare a process with a library worker."""
     home = site.directory / name
     home.mkdir()
-    command = ("-m", "tests.faults.library", site.server.url, str(LEASE))
+    command = ("-m", "tests.faults.unsupervised", site.server.url, str(LEASE))
     found = Supervised(home, command=command)
     found.ledger = site.ledger
     return found
