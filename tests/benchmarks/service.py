@@ -142,6 +142,23 @@ class ScriptTime:
         return cls(calls, microseconds / 1e6)
 
 
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """What the server has received, sent and logged since it started, and holds in memory."""
+
+    received: int
+    sent: int
+    logged: int
+    held: int
+
+    @classmethod
+    async def read(cls, client: Client) -> Bytes:
+        info: bytes = await client.store.link.send(("INFO", "everything"))
+        fields = _fields(info.decode())
+        names = ("total_net_input_bytes", "total_net_output_bytes", "aof_current_size")
+        return cls(*(int(fields[name]) for name in names), int(fields["used_memory"]))
+
+
 async def persistence(client: Client, field: str) -> int:
     """Read a number of what the server says of its append-only file."""
     reply: bytes = await client.store.link.send(("INFO", "persistence"))
