@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 R = TypeVar("R")
 
-TIMEOUT = 10.0  # for what is over at once, on a machine that may be busy
+TIMEOUT = 60.0  # for what is over at once, on a machine that may be busy
 
 Definition = Workflow | WorkflowVersion[..., Any]
 
