@@ -8,10 +8,11 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aiki.states import Status
-from tests.faults.site import has_ended, kill, serving, site_at
+from tests.faults.site import has_ended, kill, serving, site_at, stop
 from tests.faults.workload import STEPS
 from tests.support.embedded_users import servers
 
@@ -138,9 +139,12 @@ async def test_a_supervisor_takes_the_runs_of_another_that_was_killed_with_its_w
                 await site.under_way(handle, "charge")
             with site.supervised(*LEASE, name="other", workers=1) as other:
                 await other.serves()
-                lost = [process.pid for process in (*killed.workers(),)] + [killed.pid]
+                # Stopped first, or it might give the runs of its first worker to the second one,
+                # and they would have met two deaths.
+                await stop(psutil.Process(killed.pid))
+                lost = [process.pid for process in killed.workers()]
                 begun = time.monotonic()
-                kill(*lost)
+                kill(*lost, killed.pid)
                 for handle in handles:
                     await site.under_way(handle, "charge", 2)
                 taken = time.monotonic() - begun

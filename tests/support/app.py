@@ -48,7 +48,7 @@ class App:
     async def connect(self) -> Client:
         """Make another client of the same namespace, with a connection of its own."""
         return await self._stack.enter_async_context(
-            Client(self.url, namespace=self.namespace, start_timeout=10)
+            Client(self.url, namespace=self.namespace, start_timeout=TIMEOUT)
         )
 
     def worker(
