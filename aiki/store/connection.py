@@ -151,6 +151,11 @@ class Address:
             return Sentinels(self._target, connect)
         return Slots(self._target, connect, prefix("", self._partition))
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether partitions may be on several servers."""
+        return self._target.kind == "cluster"
+
     def of_partition(self, number: int) -> Address:
         """Give the address of another partition of the same store."""
         return Address(self.url, number)

@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiki.errors import AikiError
+from aiki.store.answers import torn
 from aiki.store.connection import Address
 from aiki.store.keys import new_run_id, partition_for, partition_of
 from aiki.store.overview import Overview
@@ -57,6 +58,9 @@ class Partitions:
                 asked,
             )
         if count == 1:
+            if self.address.is_cluster and not first.is_complete:
+                await self._look_beside()
+                await first.complete()
             return
         # Where every partition has been there before, one that is not is lost, and is not made
         # anew as if nothing had been in it.
@@ -65,9 +69,10 @@ class Partitions:
             Store(self.address.of_partition(number), self.namespace, number)
             for number in range(1, count)
         ]
-        await asyncio.gather(
-            *(store.open(first.store_id, partitions=to_make) for store in self.all[1:])
-        )
+        opening = (store.open(first.store_id, partitions=to_make) for store in self.all[1:])
+        for outcome in await asyncio.gather(*opening, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
         if to_make:
             await first.complete()
         self._turn = random.randrange(count)  # noqa: S311 - so that not all clients begin alike
@@ -122,6 +127,15 @@ class Partitions:
     async def close(self) -> None:
         """End every connection."""
         await asyncio.gather(*(store.close() for store in self.all))
+
+    async def _look_beside(self) -> None:
+        """Refuse a first partition that seems new, and had others beside it on other nodes."""
+        beside = Store(self.address.of_partition(1), self.namespace, 1)
+        try:
+            if await beside.is_there():
+                raise torn(1, beside.address.whereabouts)
+        finally:
+            await beside.close()
 
     async def _start(
         self, number: int, runs: Sequence[NewRun], timeout: float

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from aiki.errors import AikiError, StoreRefused
-from aiki.store.answers import replaced
+from aiki.store.answers import replaced, torn
 from aiki.store.audit import Audit
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
@@ -82,7 +82,7 @@ class Store:
         )
         if expected and store_id != expected:
             where = self.address.whereabouts
-            raise replaced(f"partition {self.number} of {where}" if self.number else where)
+            raise torn(self.number, where) if self.number else replaced(where)
         self.store_id, self.partitions = store_id, int(count)
         self.is_complete = complete == "1"
         if schema != SCHEMA:
@@ -100,6 +100,11 @@ class Store:
         self.audit = Audit(self.link, base)
         self.catalog = Catalog(self.link, base)
         self.schedules = Schedules(self.link, base, self.store_id)
+
+    async def is_there(self) -> bool:
+        """Connect, and tell whether the partition belongs to any store; it is not made."""
+        await self.link.connect()
+        return (await self._identify("", PARTITIONS))[0] != ""
 
     async def complete(self) -> None:
         """Note that every partition was made: one that is missing from now on is lost."""
