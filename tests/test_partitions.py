@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -126,7 +127,7 @@ async def test_messages_reach_runs_of_every_partition(app: App) -> None:
     for each in waiting:
         await becomes(each, Status.AWAITING_EVENT)
     for each in waiting[1:]:  # from wherever the sender is
-        assert await app.result(sender.bind(each.id)) is None
+        await app.result(sender.bind(each.id))
     await go_on.send(waiting[0], None)
     assert [await each.wait_for_completion(10) for each in waiting] == COUNT * ["went on"]
 
@@ -287,10 +288,13 @@ async def test_a_library_worker_takes_quarantined_runs_of_every_partition_one_by
     async def staying(run: Run) -> None:
         await stay.start(run)
 
+    def has_begun(count: int) -> bool:
+        return begun == count
+
     worker = await app.serve(suspects, heartbeat=0.05)
     handles = [await staying.start(app.client) for _ in range(COUNT)]
     for death in (1, 2):
-        await eventually(lambda death=death: begun == COUNT * death, what="the begin of all")
+        await eventually(partial(has_begun, COUNT * death), what="the begin of all")
         for store, incarnation in zip(app.client.partitions.all, worker.incarnations, strict=True):
             await store.workers.recover(incarnation, cause="a test", counted=True)
     leave.set()
@@ -367,4 +371,4 @@ def test_a_number_that_cannot_be_is_refused(count: str) -> None:
     for url in ("redis://one", "unix:///a", "redis+cluster://one,two", "redis+sentinel://one/two"):
         with pytest.raises(ConfigError, match="partitions= in a Redis URL is a number from 1 to"):
             Client(f"{url}?partitions={count}")
-        assert Client(f"{url}?partitions=64&durability=fsync")
+        Client(f"{url}?partitions=64&durability=fsync")

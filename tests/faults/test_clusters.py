@@ -156,8 +156,8 @@ async def test_partitions_without_a_node_wait_and_hold_up_no_other(
                 gone = [lost, found.replica_of(lost)]
                 numbers = {n for n in range(COUNT) if found.holder(slot=slot_of(n)) is lost}
                 assert 0 < len(numbers) < COUNT
-                for each in gone:
-                    kill(each) if how == "killed" else each.signal(signal.SIGSTOP)
+                for server in gone:
+                    kill(server) if how == "killed" else server.signal(signal.SIGSTOP)
                 # Who asks nothing of a server does not notice that it is silent.
                 asking = [asyncio.create_task(held[number].status()) for number in numbers]
                 await eventually(lambda: not _reach(site) & numbers, LONG, "who notices")
@@ -173,8 +173,8 @@ async def test_partitions_without_a_node_wait_and_hold_up_no_other(
                     await asyncio.sleep(2)  # the leases of the others are renewed meanwhile
                 assert supervisor.workers() == workers
                 # And when it is back, what has waited there goes on too
-                for each in gone:
-                    each.start() if how == "killed" else each.signal(signal.SIGCONT)
+                for server in gone:
+                    server.start() if how == "killed" else server.signal(signal.SIGCONT)
                 await site.complete([each for n, each in enumerate(held) if n in numbers])
                 await asyncio.gather(*asking)
                 await ends_well(site, supervisor, workers)
