@@ -143,7 +143,7 @@ async def start(
     )
     data = payload(given)
     async with store.client(create=wanted is not None) as client:
-        catalog = client.store.catalog
+        catalog = client.partitions.overview
         offers = await _in_time(client, catalog.offers(name))
         if wanted is None:
             wanted = _newest(offers, pool) or _refuse_unknown(
@@ -158,7 +158,8 @@ async def start(
             return
         click.echo(handle.id)
         if options.at:
-            _say(why(await client.store.runs.snapshot(handle.id, timeout=PATIENCE)))
+            runs = client.partitions.of(handle.id).runs
+            _say(why(await runs.snapshot(handle.id, timeout=PATIENCE)))
         if not any((o.version, o.pool) == (wanted, pool) and o.is_served for o in offers):
             _say(f"no worker serves {name} {wanted} in pool {pool!r} now; the run waits for one")
 
@@ -230,17 +231,18 @@ async def _first(listing: AsyncIterator[R], limit: int) -> list[R]:
 @click.argument("run_id", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="Print one object, with everything.")
 @_on_store
-async def show(store: StoreSettings, *, run_id: str, as_json: bool) -> None:
+async def show(settings: StoreSettings, *, run_id: str, as_json: bool) -> None:
     """Show where a run is, what it waits for, and its recorded steps.
 
     RUN is the run's id, as `aiki start` and `aiki runs` give it.
     """
     if partition_of(run_id) is None:
         raise NotFound(f"{run_id!r} is not the id of a run; `aiki runs` lists them")
-    async with store.client(create=False) as client:
-        run = await client.store.runs.snapshot(run_id, timeout=PATIENCE)
+    async with settings.client(create=False) as client:
+        store = client.partitions.of(run_id)
+        run = await store.runs.snapshot(run_id, timeout=PATIENCE)
         steps = await _steps(client, run_id)
-        workers = await _in_time(client, client.store.workers.list())
+        workers = await _in_time(client, store.workers.list())
     label = next((worker.label for worker in workers if worker.incarnation == run.owner), "")
     if as_json:
         _print_json(full_run_object(run, steps, worker=label))
@@ -260,7 +262,7 @@ async def audit(store: StoreSettings, *, repair: bool, as_json: bool) -> None:
     and mends it. What no record tells how to mend is told and left as it is.
     """
     async with store.client(create=False) as client:
-        findings = await client.store.audit.audit(mend=repair)
+        findings = await client.partitions.overview.audit(mend=repair)
     _print_json(audit_object(findings)) if as_json else _print(audit_report(findings))
     if findings.left:
         raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
@@ -308,7 +310,8 @@ async def _end_of(client: Client, handle: Handle[object]) -> object:
             await asyncio.wait([ending], timeout=_LOOK)
             if ending.done():
                 break
-            run = await client.store.runs.snapshot(handle.id, timeout=PATIENCE)
+            runs = client.partitions.of(handle.id).runs
+            run = await runs.snapshot(handle.id, timeout=PATIENCE)
             if run.status is Status.STALLED:
                 _say(f"run {handle.id} is stalled: {why(run)}")
                 raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
@@ -329,7 +332,7 @@ async def _in_time(client: Client, reading: Awaitable[R]) -> R:
         async with asyncio.timeout(PATIENCE):
             return await reading
     except TimeoutError:
-        where = client.store.address.described
+        where = client.partitions.address.described
         raise StoreUnavailable(f"{where} gave no answer within {PATIENCE:g} s") from None
 
 

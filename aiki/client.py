@@ -37,9 +37,8 @@ from aiki.revival import Revival
 from aiki.schedule import Timing
 from aiki.schedule_handle import ScheduleHandle, ScheduleStatus, described
 from aiki.states import Status
-from aiki.store import Store
+from aiki.store import Partitions, Store
 from aiki.store.connection import Address
-from aiki.store.keys import new_run_id
 from aiki.store.runs import NewRun
 from aiki.valkey_setup import GUARANTEES, Durability
 
@@ -139,9 +138,8 @@ class Client:
         self._around = checked_around(middleware)
         self._follows = ""
         self._embedded: EmbeddedServer | None = None
-        self._store: Store | None = None
-        self._completions: Completions | None = None
-        self._hints: Hints | None = None
+        self._partitions: Partitions | None = None
+        self._ears: list[tuple[Completions, Hints]] = []  # by partition
 
     def follow(self, store_id: str) -> None:
         """Be the client of a worker whose supervisor serves the store of this id.
@@ -157,7 +155,7 @@ class Client:
             StoreUnavailable: the server cannot be reached.
             StoreRefused: it must not be used as it is.
         """
-        if self._store is not None:
+        if self._partitions is not None:
             raise ConfigError("the client is connected already")
         address = self._address
         if address is None:
@@ -166,32 +164,36 @@ class Client:
         revive = None
         if self._embedded is not None and not self._follows:
             revive = Revival(self._embedded)
-        store = Store(address, self._namespace, revive=revive)
+        partitions = Partitions(address, self._namespace, revive=revive)
         try:
-            await store.open(self._follows)
+            await partitions.open(self._follows)
         except BaseException:
-            await store.close()
+            await partitions.close()
             await self._detach()
             raise
-        self._store = store
-        self._completions = Completions(store)
-        self._hints = Hints(store)
+        self._partitions = partitions
+        self._ears = [(Completions(store), Hints(store)) for store in partitions.all]
 
     async def aclose(self) -> None:
         """Close the connection; an embedded server ends with its last user."""
-        store, self._store = self._store, None
-        if self._completions is not None:
-            self._completions.close()
-        if store is not None:
-            await store.close()
+        partitions, self._partitions = self._partitions, None
+        for completions, _ in self._ears:
+            completions.close()
+        if partitions is not None:
+            await partitions.close()
         await self._detach()
 
     @property
-    def store(self) -> Store:
+    def partitions(self) -> Partitions:
         """The open store, for workers and supervisors."""
-        if self._store is None:
+        if self._partitions is None:
             raise ConfigError("the client is not connected; use it with `async with`")
-        return self._store
+        return self._partitions
+
+    @property
+    def store(self) -> Store:
+        """The first partition, which is the whole store where there is one: for tests."""
+        return self.partitions.first
 
     def handle(self, run_id: str) -> Handle[object]:
         """Give a handle on a run by its id; its result is plain JSON.
@@ -203,28 +205,27 @@ class Client:
 
     def typed_handle(self, run_id: str, result: Codec) -> Handle[Any]:
         """Give a handle whose result is read by a codec. `WorkflowVersion.handle` is this."""
-        if self._completions is None or self._hints is None:
-            raise ConfigError("the client is not connected; use it with `async with`")
-        store, hints = self.store, self._hints
-        timeout = self._start_timeout
-        return Handle(run_id, store, self._completions, hints, result, timeout=timeout)
+        store = self.partitions.of(run_id)
+        completions, hints = self._ears[store.number]
+        return Handle(run_id, store, completions, hints, result, timeout=self._start_timeout)
 
     def schedule(self, name: str) -> ScheduleHandle:
         """Give a handle on a schedule by its name.
 
         Whether there is such a schedule is asked by the handle's methods, which raise `NotFound`.
         """
-        return ScheduleHandle(checked_name(name, "schedule"), self.store, self._start_timeout)
+        store = self.partitions.named(checked_name(name, "schedule"))
+        return ScheduleHandle(name, store, self._start_timeout)
 
     async def schedules(self) -> list[ScheduleStatus]:
         """Describe all schedules in the order in which they are due; paused ones come last."""
-        return await described(self.store, timeout=self._start_timeout)
+        return await described(self.partitions.all, timeout=self._start_timeout)
 
     async def activate(
         self, schedule: StoredSchedule, timing: Timing, *, replace: bool
     ) -> ScheduleHandle:
         """Send a schedule. `Schedule.activate` is this, with its options checked before."""
-        store, timeout = self.store.schedules, self._start_timeout
+        store, timeout = self.partitions.named(schedule.id).schedules, self._start_timeout
         planned = timing.next_after(await store.now(timeout=timeout))
         due = timing.due(schedule.id, planned)
         await store.activate(schedule, planned, due, replace=replace, timeout=timeout)
@@ -256,11 +257,9 @@ class Client:
 
     async def _start(self, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
         """Send starts together; for each a handle, or why it was not started."""
-        runs = [_new_run(call) for call in calls]
-        try:
-            outcomes = await self.store.runs.start(runs, timeout=self._start_timeout)
-        except AikiError as error:
-            return [error] * len(calls)
+        partitions = self.partitions
+        runs = [_new_run(call, partitions) for call in calls]
+        outcomes = await partitions.start(runs, timeout=self._start_timeout)
         started: list[Handle[R] | AikiError] = []
         for call, outcome in zip(calls, outcomes, strict=True):
             if isinstance(outcome, Conflict) and call.options.on_conflict == "return_existing":
@@ -289,7 +288,7 @@ class Client:
         Raises `DataError`, before anything is asked, for what is no status or has no time zone.
         """
         return list_runs(
-            self.store,
+            self.partitions,
             status=status,
             workflow=workflow,
             tag=tag,
@@ -303,7 +302,7 @@ class Client:
         Runs on the move between `queued` and `running` may be counted as either.
         """
         name = None if workflow is None else checked_name(workflow, "workflow")
-        return await self.store.catalog.counts(name)
+        return await self.partitions.overview.counts(name)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -376,10 +375,10 @@ def _parts(calls: Sequence[Call[R]]) -> Iterator[Sequence[Call[R]]]:
         yield calls[first:]
 
 
-def _new_run(call: Call[Any]) -> NewRun:
+def _new_run(call: Call[Any], partitions: Partitions) -> NewRun:
     digest = hashlib.blake2b(call.version.encode() + b"\n" + call.payload, digest_size=16)
     return NewRun(
-        id=new_run_id(0),
+        id=partitions.new_run_id(call.workflow, call.options.idempotency_key or ""),
         workflow=call.workflow,
         version=call.version,
         pool=call.options.pool,

@@ -165,7 +165,7 @@ async def test_a_run_that_is_over_is_deleted_with_everything(app: App) -> None:
     with pytest.raises(NotFound):
         await noted.send(handle, None)
     assert [run.id async for run in app.client.runs()] == []
-    base = f"aiki:{app.namespace}:{{0}}:"
+    base = app.base_of(handle.id)
     link = app.client.store.link
     kept = await link.send(("KEYS", f"{base}*{handle.id}*"))
     assert kept == [f"{base}run:{handle.id}".encode()]

@@ -76,7 +76,7 @@ async def test_details_are_stored_while_the_task_is_at_work_and_about_once_a_sec
     version = workflow("works").v("1.0.0", exec=reporting(works.start))
     worker = await app.serve(version)
     sent: list[bytes] = []
-    runs = worker._host.runs
+    runs = worker._hosts[0].runs
     beat = runs.heartbeat_step
 
     async def counting(owner: Any, key: str, rest: bytes) -> int | bytes:

@@ -200,9 +200,9 @@ async def changed_to(handle: Handle[Any], moment: datetime) -> bool:
 
 async def fall_due(app: App, handle: Any) -> None:
     """Have the run called by its timer, which is not its time."""
-    base, link = f"aiki:{app.namespace}:{{0}}:", app.client.store.link
+    base, link = app.base_of(handle.id), app.client.store.link
     assert await link.send(("ZADD", f"{base}timers", "XX", "CH", "1", handle.id)) == 1
-    await app.client.store.timers.fire()
+    await app.client.partitions.of(handle.id).timers.fire()
 
 
 async def test_a_sleep_that_has_ended_returns_at_once_whatever_its_duration_is_now(

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sys
 import threading
 from typing import Any
 
@@ -186,7 +185,7 @@ async def test_it_reports_what_its_runs_wait_for(site: Site) -> None:
 async def test_a_run_that_it_owns_and_does_not_host_is_given_back(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules[Worker.__module__], "ORPHANS_EVERY", 0.05)
+    monkeypatch.setattr("aiki.presence.ORPHANS_EVERY", 0.05)
     worker = await site.app.serve(site.wf)
     handle = await site.v1.start(site.app.client, "a")
     await site.has("begin a")

@@ -89,6 +89,11 @@ class Link:
         """
         await self._open()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is sent now leaves at once, as far as is known."""
+        return self._ready
+
     def send(self, command: Command) -> asyncio.Future[Any]:
         """Queue a command for the next batch and give the future of its reply."""
         future: asyncio.Future[Any] = self._loop.create_future()

@@ -121,13 +121,15 @@ class Wire(asyncio.Protocol):
 
 
 class Address:
-    """Where a Redis is, and how a connection to it is made."""
+    """Where a partition of a store is, and how a connection to it is made."""
 
-    def __init__(self, redis: str | Mapping[str, Any]) -> None:
+    def __init__(self, redis: str | Mapping[str, Any], partition: int = 0) -> None:
         self.url = redis_url(redis)
         self._target = target(self.url)
         self.described = self._target.described
         self.durability = self._target.durability
+        self.partitions = self._target.partitions
+        self._partition = partition
         self._place: Place | None = None
         try:
             self._pool = _pool(self._target.url, CONNECT_TIMEOUT)
@@ -147,7 +149,16 @@ class Address:
 
         if self._target.kind == "sentinel":
             return Sentinels(self._target, connect)
-        return Slots(self._target, connect, prefix("", 0))
+        return Slots(self._target, connect, prefix("", self._partition))
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether partitions may be on several servers."""
+        return self._target.kind == "cluster"
+
+    def of_partition(self, number: int) -> Address:
+        """Give the address of another partition of the same store."""
+        return Address(self.url, number)
 
     @property
     def whereabouts(self) -> str:

@@ -21,6 +21,7 @@ _FIELDS = frozenset({"host", "port", "db", "username", "password", "ssl"})
 _FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _TLS = _FILES | {"ssl_ca_path", "ssl_cert_reqs", "ssl_check_hostname"}
 _LEVELS = ("fsync", "replicated")
+MOST_PARTITIONS = 64
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 _MALFORMED = (
     "the Redis URL is malformed: its port is a number up to 65535, an IPv6 address stands in "
@@ -47,6 +48,8 @@ class Target:
     """How a connection to a sentinel is made and logged in."""
     durability: str = ""
     """What to wait for before a write counts as done: 'fsync', 'replicated', or nothing."""
+    partitions: int | None = None
+    """Into how many a new store is to be divided, where that was said."""
 
 
 def redis_url(redis: str | Mapping[str, Any]) -> str:
@@ -95,10 +98,10 @@ def target(url: str) -> Target:
     if parts.scheme in _CLUSTER:
         return _cluster(parts)
     options = _check_plain(parts)
-    durability = options.pop("durability", "")
-    if durability:
+    durability, partitions = _ours(options)
+    if durability or partitions:
         url = url.partition("?")[0] + (f"?{urlencode(options)}" if options else "")
-    return Target(url, describe_url(url), durability=durability)
+    return Target(url, describe_url(url), durability=durability, partitions=partitions)
 
 
 def describe_url(url: str) -> str:
@@ -146,7 +149,7 @@ def _sentinel(parts: SplitResult) -> Target:
         )
     _check_database(database)
     options = _options(parts, set(_SENTINEL_LOGIN))
-    durability = options.pop("durability", "")
+    durability, partitions = _ours(options)
     name, password = (quote(options.pop(each, ""), safe="") for each in _SENTINEL_LOGIN)
     ask_login = f"{name}:{password}@" if name or password else ""
     scheme = parts.scheme.partition("+")[0]
@@ -160,6 +163,7 @@ def _sentinel(parts: SplitResult) -> Target:
         service,
         f"{scheme}://{ask_login}{said(seeds[0])}{tls}",
         durability,
+        partitions,
     )
 
 
@@ -168,11 +172,19 @@ def _cluster(parts: SplitResult) -> Target:
     if parts.path.strip("/") not in ("", "0"):
         raise ConfigError("a cluster has the database 0 alone; a namespace keeps users apart")
     options = _options(parts, set())
-    durability = options.pop("durability", "")
+    durability, partitions = _ours(options)
     scheme = parts.scheme.partition("+")[0]
     url = f"{scheme}://{login}{said(seeds[0])}/0" + (f"?{urlencode(options)}" if options else "")
     described = f"{parts.scheme}://{','.join(map(said, seeds))}"
-    return Target(url, described, "cluster", seeds, ask_url=url, durability=durability)
+    return Target(
+        url,
+        described,
+        "cluster",
+        seeds,
+        ask_url=url,
+        durability=durability,
+        partitions=partitions,
+    )
 
 
 def _seeds(parts: SplitResult, port: int) -> tuple[str, tuple[Place, ...]]:
@@ -191,8 +203,14 @@ def _check_database(database: str) -> None:
         raise ConfigError("what follows the host in a Redis URL is the number of a database")
 
 
+def _ours(options: dict[str, str]) -> tuple[str, int | None]:
+    """Take out of the options what no Redis client knows: durability, and partitions."""
+    partitions = options.pop("partitions", "")
+    return options.pop("durability", ""), int(partitions) if partitions else None
+
+
 def _options(parts: SplitResult, allowed: set[str]) -> dict[str, str]:
-    allowed = allowed | {"durability"}
+    allowed = allowed | {"durability", "partitions"}
     if parts.scheme.startswith("rediss"):
         allowed |= _TLS
     found = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -203,6 +221,10 @@ def _options(parts: SplitResult, allowed: set[str]) -> dict[str, str]:
             raise ConfigError(f"after its ? a {parts.scheme}:// URL takes only {takes}")
         if name == "durability" and value not in _LEVELS:
             raise ConfigError(f"durability= in a Redis URL is one of {', '.join(_LEVELS)}")
+        if name == "partitions" and not (
+            value.isascii() and value.isdigit() and 1 <= int(value) <= MOST_PARTITIONS
+        ):
+            raise ConfigError(f"partitions= in a Redis URL is a number from 1 to {MOST_PARTITIONS}")
         if name == "db" and not (value.isascii() and value.isdigit()):
             raise ConfigError("db= in a Redis URL is the number of a database")
         if name in _FILES and not Path(value).is_file():

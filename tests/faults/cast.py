@@ -94,8 +94,8 @@ class Cast:
             assert status == 1, words
             assert "StoreUnavailable" in words, words
         if role == "worker":
-            dead = Dead(birth.name, child.pid, created, None, "was killed")
-            await give_back(self.site.client.store.workers, dead, INNOCENT)
+            dead = Dead(birth.name, child.pid, created, (), "was killed")
+            await give_back(self.site.client.store, dead, INNOCENT)
         if not self._is_ending:
             self._bear(birth)
         del self._alive[child]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -160,11 +162,12 @@ class Site:
 
         `tidy` also waits for what housekeeping does only now and then.
         """
-        scene = Scene(self.client.store)
+        scenes = [Scene(store) for store in self.client.partitions.all]
         found: list[str] = []
 
         async def is_right() -> bool:
-            found[:] = await findings(scene, workers=workers)
+            parts = [await findings(scene, workers=workers) for scene in scenes]
+            found[:] = chain(*parts)
             return not found
 
         try:
@@ -172,11 +175,12 @@ class Site:
         except AssertionError:
             raise AssertionError("\n".join(found)) from None
         if tidy:
-            await eventually(lambda: _is_empty(litter(scene)), 30.0, "a tidy store")
+            for scene in scenes:
+                await eventually(partial(_is_tidy, scene), 30.0, "a tidy store")
 
     async def record(self, handle: Handle[Receipt]) -> dict[str, str]:
         """Read the record of a run as it is stored."""
-        return await Scene(self.client.store).record(handle.id)
+        return await Scene(self.client.partitions.of(handle.id)).record(handle.id)
 
     async def ends(self, *supervisors: Supervised, remaining: int = 0) -> None:
         """End supervisors in order: with exit code 0, no process left, no trace in the store.
@@ -248,5 +252,5 @@ async def stop(process: psutil.Process) -> None:
     await eventually(lambda: process.status() == psutil.STATUS_STOPPED, what="a stop")
 
 
-async def _is_empty(found: Awaitable[list[str]]) -> bool:
-    return not await found
+async def _is_tidy(scene: Scene) -> bool:
+    return not await litter(scene)

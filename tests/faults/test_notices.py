@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from aiki import Run, RunCancelled, task, workflow
+from aiki.life import Life
 from aiki.store import inbox
 from aiki.store.runs import Runs
 from aiki.store.workers import Workers
-from aiki.worker import Worker
 from tests.support.app import App
 from tests.support.store import STREAM, Scene
 
@@ -32,7 +32,7 @@ async def test_a_cancel_that_overtakes_the_reply_of_the_claim_reaches_the_handle
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a claim that is done in the store, and whose reply is still on its way
-    claim, on_notices = Runs.claim, Worker._on_notices
+    claim, on_notices = Runs.claim, Life._on_notices
     claimed, told, arrive = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def delayed(reply: asyncio.Future[Any]) -> Any:
@@ -44,12 +44,12 @@ async def test_a_cancel_that_overtakes_the_reply_of_the_claim_reaches_the_handle
     def delayed_claim(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         return asyncio.ensure_future(delayed(claim(*args, **kwargs)))
 
-    def noted(self: Worker, run_ids: list[str]) -> None:
+    def noted(self: Life, run_ids: list[str]) -> None:
         told.set()
         on_notices(self, run_ids)
 
     monkeypatch.setattr(Runs, "claim", delayed_claim)
-    monkeypatch.setattr(Worker, "_on_notices", noted)
+    monkeypatch.setattr(Life, "_on_notices", noted)
     await app.serve(endless, heartbeat=0.05)
     handle = await endless_v1.start(app.client)
     await claimed.wait()

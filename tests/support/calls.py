@@ -86,6 +86,12 @@ async def opening_what_is_there(scene: Scene) -> list[Argument]:
     return ["", "1", "1"]
 
 
+@call("open_store")
+async def completing(scene: Scene) -> list[Argument]:
+    assert scene.base
+    return ["", "1", "1", "1"]
+
+
 @call("beat_supervisor", [b"STORE"])
 async def supervisors_beat_elsewhere(scene: Scene) -> list[Argument]:
     assert scene.base
