@@ -51,6 +51,8 @@ _PASSING = frozenset(
         "WRONGPASS",
     }
 )
+# A right was revoked, as by NOPERM: in the words of Redis 7.0, and in those of later ones.
+_REVOKED = ("The user executing the script", "ACL failure in script")
 # Those that say so of the server that we are connected to, and not of the one that we look for.
 _LEFT = frozenset({"CLUSTERDOWN", "MOVED", "READONLY", "UNBLOCKED"})
 
@@ -69,7 +71,7 @@ def judge(error: str) -> Verdict:
     word = error.split(" ", 1)[0]
     if word == "NOSCRIPT":
         return Verdict.NO_SCRIPT
-    if "ACL failure in script" in error:  # a right was revoked, as by NOPERM
+    if any(words in error for words in _REVOKED):
         return Verdict.TRY_LATER
     if word in _LEFT:
         return Verdict.TRY_ELSEWHERE
