@@ -40,6 +40,7 @@ from aiki.states import Status
 from aiki.store import Store
 from aiki.store.connection import Address
 from aiki.store.keys import new_run_id
+from aiki.store.rights import Role
 from aiki.store.runs import NewRun
 from aiki.valkey_setup import GUARANTEES, Durability
 
@@ -119,6 +120,7 @@ class Client:
         durability: Durability = "always",
         start_timeout: Seconds = 60.0,
         middleware: AroundStart | Sequence[AroundStart] = (),
+        read_only: bool = False,
     ) -> None:
         if redis is not None and data_dir is not None:
             raise ConfigError("give either redis or data_dir: the data is in one of them")
@@ -137,6 +139,9 @@ class Client:
         if not 0 < self._start_timeout <= LONGEST_START:
             raise ConfigError("start_timeout is more than 0 seconds and at most an hour")
         self._around = checked_around(middleware)
+        if not isinstance(cast("object", read_only), bool):
+            raise ConfigError(f"read_only is True or False, not {read_only!r:.100}")
+        self._role = Role.READER if read_only else Role.CLIENT
         self._follows = ""
         self._embedded: EmbeddedServer | None = None
         self._store: Store | None = None
@@ -149,6 +154,10 @@ class Client:
         It opens no other one, and leaves it to the supervisor to start an embedded server again.
         """
         self._follows = store_id
+
+    def act_as(self, role: Role) -> None:
+        """Ask the server for the rights of a role from the first connection on."""
+        self._role = role
 
     async def connect(self) -> None:
         """Open the connection; `async with` does it.
@@ -166,7 +175,7 @@ class Client:
         revive = None
         if self._embedded is not None and not self._follows:
             revive = Revival(self._embedded)
-        store = Store(address, self._namespace, revive=revive)
+        store = Store(address, self._namespace, revive=revive, role=self._role)
         try:
             await store.open(self._follows)
         except BaseException:

@@ -21,7 +21,7 @@ from typing import Any
 
 import hiredis
 
-from aiki.errors import AikiError, DataError, StoreRefused, StoreUnavailable
+from aiki.errors import AikiError, ConfigError, DataError, StoreRefused, StoreUnavailable
 from aiki.store.connection import Address, Command, Verdict, Wire, judge, pack
 from aiki.store.scripts import SOURCES
 from aiki.store.tail import NAMES, Tail
@@ -54,6 +54,7 @@ class Link:
         revive: Callable[[], Awaitable[AikiError | None]] | None = None,
         tail: Tail | None = None,
         confirm: Command | None = None,
+        may_write: bool = True,
     ) -> None:
         self.address = address
         self._prepare = prepare
@@ -62,6 +63,7 @@ class Link:
         self._resend = resend
         self._tail = tail
         self._confirm = confirm
+        self.may_write = may_write
         self._unconfirmed: list[tuple[_Item, Any]] = []  # with the replies that are not given yet
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
@@ -97,6 +99,9 @@ class Link:
             return future
         if self._tail is not None and self._tail.is_fenced(command):
             future.set_result(b"FENCED")
+            return future
+        if not self.may_write and command[0] == "EVALSHA":
+            _fail(future, ConfigError("this client was made with read_only=True, and only looks"))
             return future
         self._wait((future, command))
         return future

@@ -18,6 +18,7 @@ from redis.retry import Retry
 from aiki.errors import ConfigError, StoreUnavailable
 from aiki.store.finding import Finder, Sentinels, Slots
 from aiki.store.keys import prefix
+from aiki.store.login import PasswordFile
 from aiki.store.urls import Place, redis_url, said, target
 
 Command = tuple[str | bytes | int, ...]
@@ -132,7 +133,7 @@ class Address:
         self.durability = self._target.durability
         self._place: Place | None = None
         try:
-            self._pool = _pool(self._target.url, CONNECT_TIMEOUT)
+            self._pool = _pool(self._target.url, self._target.password_file, CONNECT_TIMEOUT)
             self._pool.make_connection()  # it connects later, but looks at its options now
             self._finder = self._make_finder()
         except (RedisError, ValueError) as error:
@@ -141,7 +142,7 @@ class Address:
     def _make_finder(self) -> Finder | None:
         if not self._target.kind:
             return None
-        pool = _pool(self._target.ask_url, ASK_TIMEOUT)
+        pool = _pool(self._target.ask_url, self._target.ask_password_file, ASK_TIMEOUT)
         pool.make_connection()
 
         def connect(place: Place) -> AbstractConnection:
@@ -202,23 +203,35 @@ class Address:
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=CONNECT_TIMEOUT,
+            driver_info=None,
         )
+        settings = client.connection_pool.connection_kwargs
+        _log_in_by(self._target.password_file, settings)
         if place is not None:
-            settings = client.connection_pool.connection_kwargs
             settings["host"], settings["port"] = place
         return client
 
 
-def _pool(url: str, timeout: float) -> ConnectionPool:
+def _pool(url: str, password_file: str, timeout: float) -> ConnectionPool:
     # Retries are ours: redis-py sends a command again after a time-out without knowing
-    # whether it ran. RESP2 keeps the handshake short and has no maintenance messages.
-    return ConnectionPool.from_url(
+    # whether it ran. RESP2 keeps the handshake short and has no maintenance messages. The name
+    # of the driver would be one more command that a user must be allowed, if the server knows it.
+    pool = ConnectionPool.from_url(
         url,
         protocol=2,
         retry=Retry(NoBackoff(), 0),
         socket_connect_timeout=timeout,
         socket_timeout=timeout,
+        driver_info=None,
     )
+    _log_in_by(password_file, pool.connection_kwargs)
+    return pool
+
+
+def _log_in_by(password_file: str, settings: dict[str, Any]) -> None:
+    if password_file:
+        username = settings.pop("username", None) or ""
+        settings["credential_provider"] = PasswordFile(password_file, username)
 
 
 def _connection(pool: ConnectionPool, place: Place | None) -> AbstractConnection:

@@ -11,12 +11,13 @@ from aiki.store.audit import Audit
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.children import Children
-from aiki.store.connection import CONFIRMATIONS, Address
+from aiki.store.connection import CONFIRMATIONS, Address, Command
 from aiki.store.control import Control
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
 from aiki.store.mailbox import Mailbox
 from aiki.store.preflight import Preflight
+from aiki.store.rights import Role
 from aiki.store.runs import Runs
 from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
@@ -38,11 +39,15 @@ class Store:
         namespace: str,
         *,
         revive: Callable[[], Awaitable[AikiError | None]] | None = None,
+        role: Role = Role.SUPERVISOR,
     ) -> None:
-        """Prepare it; `revive` is called, and says what is wrong, as long as nobody answers."""
+        """Prepare it; `revive` is called, and says what is wrong, as long as nobody answers.
+
+        The server is asked for the rights of `role`; a reader is kept from writing here as well.
+        """
         self.address = address
         self.namespace = namespace
-        self.preflight = Preflight(prefix(namespace, 0))
+        self.preflight = Preflight(prefix(namespace, 0), role)
         self.tail = Tail(prefix(namespace, 0))
         self.link = Link(
             address,
@@ -50,6 +55,7 @@ class Store:
             revive=revive,
             tail=self.tail,
             confirm=CONFIRMATIONS.get(address.durability),
+            may_write=role is not Role.READER,
         )
         self.inbox = Inbox(address, prefix(namespace, 0))
         self.store_id = ""
@@ -57,7 +63,7 @@ class Store:
     async def open(self, expected: str = "") -> None:
         """Connect, check that the server is fit, and learn the store's identity.
 
-        A store is made where there is none, unless one is `expected`.
+        A store is made where there is none, unless one is `expected`, or by a reader.
 
         Raises:
             StoreUnavailable: it cannot be reached.
@@ -66,14 +72,15 @@ class Store:
         """
         await self.link.connect()
         base = prefix(self.namespace, 0)
-        script = SCRIPTS["open_store"]
-        fresh = "" if expected else secrets.token_hex(8)
-        reply = await self.link.send_within(
-            ("EVALSHA", script.sha, "1", base, fresh, SCHEMA, str(PARTITIONS)), 10
-        )
-        if expected and reply[0] != expected.encode():
+        command: Command = ("HMGET", base + "meta", "store", "schema")
+        if self.link.may_write:
+            fresh = "" if expected else secrets.token_hex(8)
+            script = SCRIPTS["open_store"].sha
+            command = ("EVALSHA", script, "1", base, fresh, SCHEMA, str(PARTITIONS))
+        store_id, schema, *_ = await self.link.send_within(command, 10)
+        if expected and store_id != expected.encode():
             raise replaced(self.address.described)
-        self.store_id, schema = reply[0].decode(), reply[1].decode()
+        self.store_id, schema = (store_id or b"").decode(), (schema or SCHEMA.encode()).decode()
         if schema != SCHEMA:
             raise StoreRefused(
                 f"{self.address.described} holds data of schema {schema} and this release reads "
@@ -89,6 +96,16 @@ class Store:
         self.audit = Audit(self.link, base)
         self.catalog = Catalog(self.link, base)
         self.schedules = Schedules(self.link, base, self.store_id)
+
+    async def require(self, role: Role) -> None:
+        """Ask the server for the rights of a role, now and at each later connection.
+
+        Raises:
+            ConfigError: this is a reader's.
+            StoreRefused: the server's user may not do all that it takes.
+            StoreUnavailable: no answer.
+        """
+        await self.preflight.require(self.link, role)
 
     async def close(self) -> None:
         """End every connection."""
