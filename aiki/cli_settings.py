@@ -50,7 +50,7 @@ class StoreSettings:
             durability=self.durability,
             start_timeout=PATIENCE,
         )
-        client.act_as(role)
+        client.role = role
         return client
 
 

@@ -141,7 +141,8 @@ class Client:
         self._around = checked_around(middleware)
         if not isinstance(cast("object", read_only), bool):
             raise ConfigError(f"read_only is True or False, not {read_only!r:.100}")
-        self._role = Role.READER if read_only else Role.CLIENT
+        self.role = Role.READER if read_only else Role.CLIENT
+        """What the server's user is to have the rights for; looked at by `connect`."""
         self._follows = ""
         self._embedded: EmbeddedServer | None = None
         self._store: Store | None = None
@@ -154,10 +155,6 @@ class Client:
         It opens no other one, and leaves it to the supervisor to start an embedded server again.
         """
         self._follows = store_id
-
-    def act_as(self, role: Role) -> None:
-        """Ask the server for the rights of a role from the first connection on."""
-        self._role = role
 
     async def connect(self) -> None:
         """Open the connection; `async with` does it.
@@ -175,7 +172,7 @@ class Client:
         revive = None
         if self._embedded is not None and not self._follows:
             revive = Revival(self._embedded)
-        store = Store(address, self._namespace, revive=revive, role=self._role)
+        store = Store(address, self._namespace, revive=revive, role=self.role)
         try:
             await store.open(self._follows)
         except BaseException:

@@ -57,7 +57,7 @@ class Duties:
         """
         settings = self._settings
         client = settings.client()
-        client.act_as(Role.SUPERVISOR)
+        client.role = Role.SUPERVISOR
         self._client = await self._open.enter_async_context(client)
         store = self._client.store
         if settings.redis is None:
