@@ -25,7 +25,6 @@ from aiki.names import checked_name
 from aiki.operation import Host
 from aiki.records import ClaimedRun
 from aiki.registry import Registry
-from aiki.store.rights import Role
 from aiki.threads import Threads
 
 _logger = logging.getLogger("aiki.worker")
@@ -137,7 +136,6 @@ class Worker:
                 f"worker {self.id} has nothing to execute; add a workflow with "
                 "worker.workflow_registry.add(…) first"
             )
-        await self._client.store.require(Role.WORKER)
         await self.prepare()
         self._threads = Threads(self._slots, f"aiki-task-{self.id}")
         self._host = Host(
