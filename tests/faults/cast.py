@@ -36,7 +36,7 @@ class Cast:
     def enter(self, role: str, *, slots: int = 3, retention: float = 3600.0) -> Child:
         """Make a process; it may be caught where its role is that of the story."""
         birth = Birth(
-            role, self.site.server.url, str(self.site.ledger),
+            role, self.site.urls.get(role, self.site.server.url), str(self.site.ledger),
             trapped=role == self._trapped, slots=slots, retention=retention,
         )  # fmt: skip
         return self._bear(birth)

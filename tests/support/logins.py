@@ -34,11 +34,17 @@ class Logins:
 
     async def refused(self) -> list[tuple[str, str]]:
         """Give what the server has refused these users: the role, and the command or the key."""
-        entries = [dict(zip(each[::2], each[1::2], strict=True)) for each in await self._log()]
         roles = {name: role for role, name in self.names.items()}
-        found = [(entry[b"username"].decode(), entry[b"object"].decode()) for entry in entries]
+        entries = [_entry(each) for each in await self._send("ACL", "LOG", "1000")]
+        found = [(entry["username"], entry["object"]) for entry in entries]
         return [(roles[name], what) for name, what in found if name in roles]
 
-    async def _log(self) -> list[list[bytes]]:
-        log: list[list[bytes]] = await self._send("ACL", "LOG", "1000")
-        return log
+
+def _entry(reply: Any) -> dict[str, str]:
+    """Read an entry of the server's log, as it comes or as redis-py gives it."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
