@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
+from aiki import StoreUnavailable
 from aiki.client import Client
 from aiki.store.rights import Role
 from tests.cli.till import invoke
@@ -20,6 +22,9 @@ from tests.faults.ledger import VARIABLE
 from tests.faults.nursery import Nursery
 from tests.faults.site import Site, site_at
 from tests.faults.test_points import STORY
+from tests.faults.test_server_states import under_way
+from tests.faults.traffic import at_rest
+from tests.faults.workload import Order, order_v1
 from tests.support.logins import Logins
 
 # All that a client may send; `audit --repair` is for supervisors.
@@ -96,3 +101,87 @@ async def test_a_supervisor_and_its_workers_need_no_more_than_its_role(
             assert audit.exit_code == 0, audit.output
             site.url = url
             await site.ends(found)
+
+
+# Passwords that change
+
+
+class Rotation:
+    """A user of the server whose password stands in a file, and is changed."""
+
+    def __init__(self, admin: Redis, file: Path) -> None:
+        self._admin = admin
+        self._file = file
+
+    async def accept(self, password: str) -> None:
+        """Let the server take this one too."""
+        await self._admin.execute_command("ACL", "SETUSER", "app", f">{password}")
+
+    def write(self, password: str) -> None:
+        """Put one into the file, as secrets are put: all at once."""
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(password + "\n")
+        fresh.replace(self._file)
+
+    async def refuse(self, password: str) -> None:
+        """Take one back, and end all connections that were made by it."""
+        await self._admin.execute_command("ACL", "SETUSER", "app", f"<{password}")
+        killed = await self._admin.execute_command("CLIENT", "KILL", "USER", "app")
+        assert killed > 5, "connections of the client, the supervisor and its workers"
+
+
+@asynccontextmanager
+async def rotating(site: Site, admin: Redis) -> AsyncGenerator[Rotation]:
+    """Let everybody who comes from now on log in by a file."""
+    file = site.directory / "password"
+    rotation = Rotation(admin, file)
+    await admin.execute_command("ACL", "SETUSER", "app", "on", ">first", "~*", "&*", "+@all")
+    rotation.write("first")
+    site.url = site.url.replace("://", "://app@") + f"?password_file={file}"
+    async with site.make_client() as client:
+        other, site.client = site.client, client
+        yield rotation
+        site.client = other
+
+
+@pytest.mark.slow
+async def test_a_password_is_changed_under_load_and_nobody_notices(tmp_path: Path) -> None:
+    """Checks I1 to I5, I13: two passwords for a while, a new file, and no old connection left."""
+    async with (
+        site_at(tmp_path) as site,
+        site.admin() as admin,
+        rotating(site, admin) as rotation,
+        under_way(site) as traffic,
+    ):
+        for before, after in (("first", "second"), ("second", "third")):
+            await rotation.accept(after)
+            rotation.write(after)
+            await rotation.refuse(before)
+            await traffic.flows()
+            assert "no connection yet" not in traffic.found.output()
+        await traffic.end()
+        assert "first" not in traffic.found.output()
+        assert "third" not in traffic.found.output()
+
+
+@pytest.mark.slow
+async def test_a_password_that_is_taken_back_too_soon_is_waited_for(tmp_path: Path) -> None:
+    """Checks I1 to I5, I13 and I16: nobody can log in until the file has the right one."""
+    async with (
+        site_at(tmp_path) as site,
+        site.admin() as admin,
+        rotating(site, admin) as rotation,
+        site.make_client(start_timeout=1.0) as hasty,
+        under_way(site) as traffic,
+    ):
+        await rotation.accept("second")
+        await rotation.refuse("first")
+        async with at_rest(traffic.found):
+            with pytest.raises(StoreUnavailable, match=r"WRONGPASS|invalid username-password"):
+                await order_v1.start(hasty, Order("nobody knows"))
+            (tmp_path / "password").write_text("")
+            with pytest.raises(StoreUnavailable, match="password is empty"):
+                await site.make_client().connect()
+        rotation.write("second")
+        await traffic.flows(1, within=5.0)
+        await traffic.end(strangers=1)
