@@ -301,7 +301,7 @@ class Link:
         self._wait(item)
 
     def _on_lost(self) -> None:
-        self._wire = None
+        lost_by, self._wire = "" if self._wire is None else self._wire.lost_by, None
         self._leaving = False
         sent = (*(item for item, _ in self._unconfirmed), *self._again, *self._inflight)
         lost = [item for item in sent if not item[0].done() and item[1] is not self._confirm]
@@ -314,8 +314,9 @@ class Link:
         if self._resend and was_ready:
             self._waiting.extendleft(reversed(lost))
         else:
+            words = "lost" if was_ready else self.address.explained(lost_by)
             for future, _ in lost:
-                _fail(future, StoreUnavailable(f"{self.address.described}: lost"))
+                _fail(future, StoreUnavailable(f"{self.address.described}: {words}"))
         if was_ready:
             _logger.warning("lost the connection to %s", self.address.whereabouts)
             self._connecting = self._loop.create_task(self._reconnect())

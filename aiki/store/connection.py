@@ -18,7 +18,7 @@ from redis.retry import Retry
 from aiki.errors import ConfigError, StoreUnavailable
 from aiki.store.finding import Finder, Sentinels, Slots
 from aiki.store.keys import prefix
-from aiki.store.login import PasswordFile
+from aiki.store.login import PasswordFile, explained
 from aiki.store.urls import Place, redis_url, said, target
 
 Command = tuple[str | bytes | int, ...]
@@ -99,6 +99,8 @@ class Wire(asyncio.Protocol):
         self._time = asyncio.get_running_loop().time
         self.heard_at = self._time()
         """When bytes came last, by the loop's clock; of a long reply, any of them."""
+        self.lost_by = ""
+        """What ended it, where that is known."""
         self._transport.set_protocol(self)
 
     def write(self, data: bytes) -> None:
@@ -113,8 +115,9 @@ class Wire(asyncio.Protocol):
         while (reply := gets()) is not False:
             on_reply(reply)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+    def connection_lost(self, exc: Exception | None) -> None:
         """Say so, once."""
+        self.lost_by = str(exc or "")
         self._connection._reader = self._connection._writer = None
         self._on_lost()
 
@@ -163,6 +166,10 @@ class Address:
         if isinstance(self._finder, Slots):
             self._finder.moved(error)
 
+    def explained(self, words: str) -> str:
+        """Say what there is to do about a connection that was not made, or lost at once."""
+        return explained(words, self._target.url)
+
     async def open(self, on_reply: Callable[[Any], None], on_lost: Callable[[], None]) -> Wire:
         """Find the primary, connect and log in.
 
@@ -183,7 +190,7 @@ class Address:
                     raise asyncio.CancelledError
             is_open = True
         except (RedisError, OSError, TimeoutError) as error:
-            words = str(error) or "no answer"
+            words = self.explained(str(error) or "no answer")
             raise StoreUnavailable(f"{self.whereabouts}: {words}") from None
         finally:
             if not is_open:  # broken off half-way, it would stay open

@@ -1,4 +1,4 @@
-"""How a connection logs in where its password may change while a process runs."""
+"""How a connection logs in: a password that may change, and what is wrong where TLS fails."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
 
 from aiki.errors import ConfigError
+
+_OWN_CERTIFICATE = (
+    "it wants a certificate that it trusts: ?ssl_certfile=FILE&ssl_keyfile=FILE in the URL"
+)
+_ADVICE = (
+    ("mismatch, certificate is not valid", "connect by a name that its certificate is for"),
+    ("certificate has expired", "its certificate has to be renewed"),
+    ("certificate verify failed", "an authority of your own is named by ?ssl_ca_certs=FILE"),
+    ("certificate required", _OWN_CERTIFICATE),
+    ("unknown ca", _OWN_CERTIFICATE),
+    ("Timeout", "it may be that it does not speak TLS on this port"),
+    ("WRONG_VERSION_NUMBER", "it does not speak TLS on this port"),
+)
 
 _MOST = 4096  # bytes; what is longer is another file
 
@@ -28,6 +41,18 @@ def read_password(path: Path) -> str:
         size = "empty" if not password else f"longer than {_MOST:,} bytes"
         raise ConfigError(f"the password file {path} is {size}")
     return password
+
+
+def explained(words: str, url: str) -> str:
+    """Put to what OpenSSL says, or to silence, what there is to do."""
+    is_secure = url.startswith("rediss")
+    for said, advice in _ADVICE if is_secure else ():
+        if said in words:
+            return f"{words}; {advice}"
+    words = words or "it closed the connection"
+    if url.startswith("redis:") and words.endswith(("closed the connection", "reset by peer")):
+        return f"{words}; where it speaks TLS, the URL begins with rediss://"
+    return words
 
 
 class PasswordFile(CredentialProvider):
