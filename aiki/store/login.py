@@ -18,6 +18,8 @@ _ADVICE = (
     ("certificate verify failed", "an authority of your own is named by ?ssl_ca_certs=FILE"),
     ("certificate required", _OWN_CERTIFICATE),
     ("unknown ca", _OWN_CERTIFICATE),
+    ("reset by peer", f"it may be that {_OWN_CERTIFICATE}"),
+    ("closed the connection", f"it may be that {_OWN_CERTIFICATE}"),
     ("Timeout", "it may be that it does not speak TLS on this port"),
     ("WRONG_VERSION_NUMBER", "it does not speak TLS on this port"),
 )
@@ -45,11 +47,10 @@ def read_password(path: Path) -> str:
 
 def explained(words: str, url: str) -> str:
     """Put to what OpenSSL says, or to silence, what there is to do."""
-    is_secure = url.startswith("rediss")
-    for said, advice in _ADVICE if is_secure else ():
+    words = words or "it closed the connection"
+    for said, advice in _ADVICE if url.startswith("rediss") else ():
         if said in words:
             return f"{words}; {advice}"
-    words = words or "it closed the connection"
     if url.startswith("redis:") and words.endswith(("closed the connection", "reset by peer")):
         return f"{words}; where it speaks TLS, the URL begins with rediss://"
     return words
