@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 import aiki
 from aiki import Run, StoreUnavailable, workflow
 from aiki.client import Client
+from aiki.store.rights import sentinel_line
 from tests.support.app import TIMEOUT
-from tests.support.tls import Authority, SecureServer
+from tests.support.replicated import SERVICE
+from tests.support.tls import Authority, SecureSentinel, SecureServer
+from tests.support.waiting import eventually
 
 greetings = workflow("greetings")
 
@@ -69,7 +75,6 @@ async def refusal(url: str) -> str:
     """Give what is said where no connection can be made."""
     with pytest.raises(StoreUnavailable) as caught:
         await Client(url).connect()
-    print(caught.value)
     return str(caught.value)
 
 
@@ -130,6 +135,45 @@ async def test_who_speaks_tls_where_nobody_does_is_told_and_the_other_way_round(
     said = await refusal(f"rediss://localhost:{server.plain_port}?ssl_ca_certs={authority.file}")
     assert "does not speak TLS on this port" in said
     assert "rediss://" in await refusal(f"redis://localhost:{server.port}")
+
+
+async def test_sentinels_are_asked_by_tls_and_their_password_may_stand_in_a_file(
+    secure: Secure, authority: Authority, tmp_path: Path
+) -> None:
+    server, password = secure(), tmp_path / "password"
+    password.write_text("sentinels-own\n")
+    certificate = authority.certify("sentinel", ["localhost"], ["127.0.0.1"])
+    sentinel = SecureSentinel(
+        tmp_path / "sentinel", authority, certificate, server.port, "sentinels-own"
+    )
+    try:
+        url = f"rediss+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}?ssl_ca_certs={authority.file}"
+        known = f"{url}&sentinel_password_file={password}"
+        await eventually(partial(connects, known), what="a sentinel that knows its primary")
+        assert await greeted(known) == "hello, Ada"
+        assert "uthentication" in await refusal(url)
+        password.write_text("another\n")
+        assert "invalid username-password" in await refusal(known)
+
+        # By a user who may ask for the primary and nothing else
+        line = sentinel_line("asker", hashlib.sha256(b"another").hexdigest())
+        async with Redis(
+            port=sentinel.port, password="sentinels-own", ssl=True, ssl_ca_certs=str(authority.file)
+        ) as admin:
+            await admin.execute_command(*line.split(" "))
+        assert await greeted(f"{known}&sentinel_username=asker") == "hello, Ada"
+    finally:
+        sentinel.stop()
+
+
+async def connects(url: str) -> bool:
+    client = Client(url)
+    try:
+        await client.connect()
+    except StoreUnavailable:
+        return False
+    await client.aclose()
+    return True
 
 
 async def test_certificates_are_read_anew_for_each_connection(

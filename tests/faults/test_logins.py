@@ -26,6 +26,7 @@ from tests.faults.test_server_states import under_way
 from tests.faults.traffic import at_rest
 from tests.faults.workload import Order, order_v1
 from tests.support.logins import Logins
+from tests.support.tls import Authority, SecureServer
 
 # All that a client may send; `audit --repair` is for supervisors.
 CALLS = (
@@ -185,3 +186,24 @@ async def test_a_password_that_is_taken_back_too_soon_is_waited_for(tmp_path: Pa
         rotation.write("second")
         await traffic.flows(1, within=5.0)
         await traffic.end(strangers=1)
+
+
+@pytest.mark.slow
+async def test_a_supervisor_serves_by_tls_with_a_certificate_of_its_own(tmp_path: Path) -> None:
+    """Checks I1 to I4 and I13: the server ends connections, and its certificate is renewed."""
+    authority = Authority(tmp_path / "authority")
+    certificate = authority.certify("server", ["localhost"])
+    server = SecureServer(tmp_path / "secure", authority, certificate, clients="yes")
+    file, key = authority.certify("supervisor")
+    options = f"ssl_ca_certs={authority.file}&ssl_certfile={file}&ssl_keyfile={key}"
+    server.start()
+    try:
+        url = f"rediss://localhost:{server.port}?{options}"
+        async with site_at(tmp_path, url=url) as site, under_way(site) as traffic:
+            authority.certify("server", ["localhost"])
+            server.kill()
+            server.start()
+            await traffic.flows()
+            await traffic.end()
+    finally:
+        server.stop()

