@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from aiki.cli_acl import user_lines
 from aiki.cli_exits import Exit, Group, code_of
 from aiki.cli_options import past, payload, start_options
 from aiki.cli_output import (
@@ -42,6 +43,7 @@ from aiki.names import checked_key, checked_name, checked_version
 from aiki.states import Status
 from aiki.store.catalog import Offer
 from aiki.store.keys import partition_of
+from aiki.store.rights import Role
 
 __all__ = ["Exit", "command", "main"]
 
@@ -199,7 +201,7 @@ async def runs(
     if count and (status is not None or tag is not None or since is not None):
         raise click.UsageError("--count counts all runs, or with --workflow those of one")
     only = None if status is None else Status(status)
-    async with store.client(create=False) as client:
+    async with store.client(create=False, role=Role.READER) as client:
         if count:
             counts = await _in_time(client, client.count_runs(workflow=workflow))
             _print_json(counts) if as_json else _print(counts_table(counts, width=_width()))
@@ -238,7 +240,7 @@ async def show(settings: StoreSettings, *, run_id: str, as_json: bool) -> None:
     """
     if partition_of(run_id) is None:
         raise NotFound(f"{run_id!r} is not the id of a run; `aiki runs` lists them")
-    async with settings.client(create=False) as client:
+    async with settings.client(create=False, role=Role.READER) as client:
         store = client.partitions.of(run_id)
         run = await store.runs.snapshot(run_id, timeout=PATIENCE)
         steps = await _steps(client, run_id)
@@ -261,11 +263,41 @@ async def audit(store: StoreSettings, *, repair: bool, as_json: bool) -> None:
     Workers may go on meanwhile. It should find nothing: housekeeping looks slowly for the same,
     and mends it. What no record tells how to mend is told and left as it is.
     """
-    async with store.client(create=False) as client:
+    async with store.client(create=False, role=Role.SUPERVISOR) as client:
         findings = await client.partitions.overview.audit(mend=repair)
     _print_json(audit_object(findings)) if as_json else _print(audit_report(findings))
     if findings.left:
         raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
+
+
+@command.command()
+@click.argument("role", type=click.Choice([role.value for role in Role]))
+@click.option(
+    "--password-file", metavar="FILE", help="Put the hash of the password in it into the line."
+)
+@_on_store
+async def acl(store: StoreSettings, *, role: str, password_file: str | None) -> None:
+    """Print the command that gives a user of your Redis the rights that ROLE needs.
+
+    \b
+      reader      lists runs, looks into them and waits for them; changes nothing
+      client      starts runs, sends events, asks, steers; schedules
+      worker      executes runs; keeps house where no supervisor does
+      supervisor  a supervisor with its workers, and aiki audit
+
+    Nothing is sent. The user is that of the URL, or aiki-ROLE. It may use keys and channels of the
+    namespace, and the commands that this release sends in that role. Paste the line into
+    redis-cli, or
+
+    \b
+      aiki acl worker --password-file /run/secrets/aiki | redis-cli
+
+    Passwords that the user has already stay valid, until ACL SETUSER NAME <PASSWORD removes them.
+    """  # noqa: D301  (the backspace is meant: it keeps click from wrapping lines)
+    line, remarks = user_lines(Role(role), store, password_file)
+    click.echo(line)
+    for remark in remarks:
+        _say(remark)
 
 
 async def _steps(client: Client, run_id: str) -> list[RecordedStep]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiki.client import DATA_DIR, REDIS_VARIABLE, Client
 from aiki.errors import ConfigError, StoreUnavailable
+from aiki.store.rights import Role
 from aiki.valkey_server import Answer, ServerProcess
 from aiki.valkey_setup import GUARANTEES, Durability
 
@@ -31,8 +32,8 @@ class StoreSettings:
     namespace: str
     durability: Durability
 
-    def client(self, *, create: bool) -> Client:
-        """Make a client; it is not connected yet.
+    def client(self, *, create: bool, role: Role = Role.CLIENT) -> Client:
+        """Make a client; it is not connected yet. The server is asked for the rights of `role`.
 
         Raises `StoreUnavailable` where there is no data directory, unless it is to be created:
         whoever looks for runs in the wrong place should be told, and leave nothing there.
@@ -42,13 +43,15 @@ class StoreSettings:
                 f"there is no data directory {self.data_dir.resolve()}; say where the runs are "
                 "with --data-dir or --redis, or go to where the supervisor was started"
             )
-        return Client(
+        client = Client(
             self.redis,
             data_dir=self.data_dir,
             namespace=self.namespace,
             durability=self.durability,
             start_timeout=PATIENCE,
         )
+        client.role = role
+        return client
 
 
 def find_store(

@@ -39,6 +39,7 @@ from aiki.schedule_handle import ScheduleHandle, ScheduleStatus, described
 from aiki.states import Status
 from aiki.store import Partitions, Store
 from aiki.store.connection import Address
+from aiki.store.rights import Role
 from aiki.store.runs import NewRun
 from aiki.valkey_setup import GUARANTEES, Durability
 
@@ -118,6 +119,7 @@ class Client:
         durability: Durability = "always",
         start_timeout: Seconds = 60.0,
         middleware: AroundStart | Sequence[AroundStart] = (),
+        read_only: bool = False,
     ) -> None:
         if redis is not None and data_dir is not None:
             raise ConfigError("give either redis or data_dir: the data is in one of them")
@@ -136,6 +138,10 @@ class Client:
         if not 0 < self._start_timeout <= LONGEST_START:
             raise ConfigError("start_timeout is more than 0 seconds and at most an hour")
         self._around = checked_around(middleware)
+        if not isinstance(cast("object", read_only), bool):
+            raise ConfigError(f"read_only is True or False, not {read_only!r:.100}")
+        self.role = Role.READER if read_only else Role.CLIENT
+        """What the server's user is to have the rights for; looked at by `connect`."""
         self._follows = ""
         self._embedded: EmbeddedServer | None = None
         self._partitions: Partitions | None = None
@@ -164,7 +170,7 @@ class Client:
         revive = None
         if self._embedded is not None and not self._follows:
             revive = Revival(self._embedded)
-        partitions = Partitions(address, self._namespace, revive=revive)
+        partitions = Partitions(address, self._namespace, revive=revive, role=self.role)
         try:
             await partitions.open(self._follows)
         except BaseException:

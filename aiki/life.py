@@ -19,6 +19,7 @@ from aiki.records import ClaimedRun
 from aiki.slots import Slots
 from aiki.store import Store
 from aiki.store.keys import new_token
+from aiki.store.rights import Role
 from aiki.store.workers import AboutWorker
 
 _logger = logging.getLogger("aiki.worker")
@@ -69,7 +70,12 @@ class Life:
         )
 
     async def begin(self, *, quarantine: bool) -> None:
-        """Register, beat, and claim."""
+        """Register, beat, and claim.
+
+        Raises:
+            StoreRefused: the server's user may not do all that a worker does.
+        """
+        await self._store.require(Role.WORKER)
         about = AboutWorker(self._label, this_host(), os.getpid(), create_time())
         streams = self._streams + self._alone_streams
         asked_at = now()

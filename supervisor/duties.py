@@ -17,6 +17,7 @@ from aiki.errors import AikiError, StoreReplaced
 from aiki.firing import Firing
 from aiki.housekeeping import Housekeeping
 from aiki.store import Store
+from aiki.store.rights import Role
 from aiki.supervisor.recovery import Dead, Verdict, give_back, give_back_of_the_gone
 from aiki.supervisor.settings import Settings
 from aiki.valkey_setup import GUARANTEES
@@ -57,7 +58,9 @@ class Duties:
         Raises `ConfigError`, `StoreRefused` and `StoreUnavailable`.
         """
         settings = self._settings
-        self._client = await self._open.enter_async_context(settings.client())
+        client = settings.client()
+        client.role = Role.SUPERVISOR
+        self._client = await self._open.enter_async_context(client)
         partitions = self._client.partitions
         if settings.redis is None:
             kept = f"{settings.data_dir}: {GUARANTEES[settings.durability]}"

@@ -50,7 +50,7 @@ LAYERS = (
     {"registry", "ending", "handler", "lifespans"},
     {"actor"},
     {"worker"},
-    {"cli_settings", "cli_options", "cli_output", "cli_exits", "cli", "__init__"},
+    {"cli_settings", "cli_options", "cli_output", "cli_exits", "cli_acl", "cli", "__init__"},
 )
 
 # Values in, values out: these decide, and others act.

@@ -16,6 +16,7 @@ from aiki.store.answers import torn
 from aiki.store.connection import Address
 from aiki.store.keys import new_run_id, partition_for, partition_of
 from aiki.store.overview import Overview
+from aiki.store.rights import Role
 from aiki.store.runs import NewRun
 from aiki.store.store import Store
 
@@ -31,11 +32,13 @@ class Partitions:
         namespace: str,
         *,
         revive: Callable[[], Awaitable[AikiError | None]] | None = None,
+        role: Role = Role.SUPERVISOR,
     ) -> None:
-        """Prepare it; `revive` is called, and says what is wrong, as long as nobody answers."""
+        """Prepare it; see `Store`."""
         self.address = address
         self.namespace = namespace
-        self.first = Store(address, namespace, revive=revive)
+        self._role = role
+        self.first = Store(address, namespace, revive=revive, role=role)
         self.all = [self.first]
         self._turn = 0
 
@@ -58,15 +61,15 @@ class Partitions:
                 asked,
             )
         if count == 1:
-            if self.address.is_cluster and not first.is_complete:
+            if self.address.is_cluster and first.link.may_write and not first.is_complete:
                 await self._look_beside()
                 await first.complete()
             return
         # Where every partition has been there before, one that is not is lost, and is not made
         # anew as if nothing had been in it.
-        to_make = 0 if first.is_complete else count
+        to_make = 0 if first.is_complete or not first.link.may_write else count
         self.all += [
-            Store(self.address.of_partition(number), self.namespace, number)
+            Store(self.address.of_partition(number), self.namespace, number, role=self._role)
             for number in range(1, count)
         ]
         opening = (store.open(first.store_id, partitions=to_make) for store in self.all[1:])
@@ -130,7 +133,7 @@ class Partitions:
 
     async def _look_beside(self) -> None:
         """Refuse a first partition that seems new, and had others beside it on other nodes."""
-        beside = Store(self.address.of_partition(1), self.namespace, 1)
+        beside = Store(self.address.of_partition(1), self.namespace, 1, role=self._role)
         try:
             if await beside.is_there():
                 raise torn(1, beside.address.whereabouts)

@@ -337,6 +337,17 @@ class Runs:
         word = found(run_id, reply[0])
         return None if len(reply) == 1 else (Status(word.decode()), reply[1])
 
+    async def outcome(self, run_id: str) -> tuple[Status, bytes] | None:
+        """Look whether a run is over, and tell nobody that somebody waits for it.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        fields = ("status", "result", "failure")
+        status, *outcomes = await self._send(("HMGET", f"{self._base}run:{run_id}", *fields))
+        word = Status(found(run_id, b"NONE" if status in (None, b"deleted") else status).decode())
+        return (word, outcomes[0] or outcomes[1] or b"") if word.is_final else None
+
     async def snapshot(self, run_id: str, *, timeout: float) -> RunSnapshot:
         """Read a run's record.
 

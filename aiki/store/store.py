@@ -11,12 +11,13 @@ from aiki.store.audit import Audit
 from aiki.store.batch import Link
 from aiki.store.catalog import Catalog
 from aiki.store.children import Children
-from aiki.store.connection import CONFIRMATIONS, Address
+from aiki.store.connection import CONFIRMATIONS, Address, Command
 from aiki.store.control import Control
 from aiki.store.inbox import Inbox
 from aiki.store.keys import prefix
 from aiki.store.mailbox import Mailbox
 from aiki.store.preflight import Preflight
+from aiki.store.rights import Role
 from aiki.store.runs import Runs
 from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
@@ -40,13 +41,17 @@ class Store:
         number: int = 0,
         *,
         revive: Callable[[], Awaitable[AikiError | None]] | None = None,
+        role: Role = Role.SUPERVISOR,
     ) -> None:
-        """Prepare it; `revive` is called, and says what is wrong, as long as nobody answers."""
+        """Prepare it; `revive` is called, and says what is wrong, as long as nobody answers.
+
+        The server is asked for the rights of `role`; a reader is kept from writing here as well.
+        """
         self.address = address
         self.namespace = namespace
         self.number = number
         self._base = prefix(namespace, number)
-        self.preflight = Preflight(self._base)
+        self.preflight = Preflight(self._base, role)
         self.tail = Tail(self._base)
         self.link = Link(
             address,
@@ -54,6 +59,7 @@ class Store:
             revive=revive,
             tail=self.tail,
             confirm=CONFIRMATIONS.get(address.durability),
+            may_write=role is not Role.READER,
         )
         self.inbox = Inbox(address, self._base)
         self.store_id = ""
@@ -65,8 +71,8 @@ class Store:
     async def open(self, expected: str = "", *, partitions: int = 0) -> None:
         """Connect, check that the server is fit, and learn the store's identity.
 
-        A store is made where there is none, unless one is `expected`; with a number of
-        partitions, this is made as one of those of the expected store.
+        A store is made where there is none, unless one is `expected`, or by a reader; with a
+        number of partitions, this is made as one of those of the expected store.
 
         Raises:
             StoreUnavailable: it cannot be reached.
@@ -112,14 +118,28 @@ class Store:
         self.is_complete = True
 
     async def _identify(self, fresh: str, partitions: int, *, complete: bool = False) -> list[str]:
-        reply = await self.link.send_within(
-            (
+        command: Command = (
+            "HMGET", self._base + "meta", "store", "schema", "partitions", "complete",
+        )  # fmt: skip
+        if self.link.may_write:
+            command = (
                 "EVALSHA", SCRIPTS["open_store"].sha, "1", self._base, fresh, SCHEMA,
                 str(partitions), "1" if complete else "",
-            ),
-            _PATIENCE,
-        )  # fmt: skip
-        return [(part or b"").decode() for part in reply]
+            )  # fmt: skip
+        reply = await self.link.send_within(command, _PATIENCE)
+        store_id, schema, count, is_complete = [(part or b"").decode() for part in reply]
+        # A reader may find nothing, and makes nothing.
+        return [store_id, schema or SCHEMA, count or str(PARTITIONS), is_complete]
+
+    async def require(self, role: Role) -> None:
+        """Ask the server for the rights of a role, now and at each later connection.
+
+        Raises:
+            ConfigError: this is a reader's.
+            StoreRefused: the server's user may not do all that it takes.
+            StoreUnavailable: no answer.
+        """
+        await self.preflight.require(self.link, role)
 
     async def close(self) -> None:
         """End every connection."""

@@ -23,6 +23,8 @@ _TLS = _FILES | {"ssl_ca_path", "ssl_cert_reqs", "ssl_check_hostname"}
 _LEVELS = ("fsync", "replicated")
 MOST_PARTITIONS = 64
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
+_PASSWORD_FILE, _SENTINEL_FILE = _PASSWORD_FILES = ("password_file", "sentinel_password_file")
+_TWO_PASSWORDS = "the Redis URL has a password and names a file with one; leave one of them out"
 _MALFORMED = (
     "the Redis URL is malformed: its port is a number up to 65535, an IPv6 address stands in "
     "brackets, and / # ? @ : % in a password are written %2F %23 %3F %40 %3A %25"
@@ -50,6 +52,11 @@ class Target:
     """What to wait for before a write counts as done: 'fsync', 'replicated', or nothing."""
     partitions: int | None = None
     """Into how many a new store is to be divided, where that was said."""
+    database: int = 0
+    password_file: str = ""
+    """Where the password stands that the URL does not have."""
+    ask_password_file: str = ""
+    """The same of the login at a sentinel."""
 
 
 def redis_url(redis: str | Mapping[str, Any]) -> str:
@@ -99,9 +106,17 @@ def target(url: str) -> Target:
         return _cluster(parts)
     options = _check_plain(parts)
     durability, partitions = _ours(options)
-    if durability or partitions:
+    password_file = options.pop(_PASSWORD_FILE, "")
+    if durability or partitions or password_file:
         url = url.partition("?")[0] + (f"?{urlencode(options)}" if options else "")
-    return Target(url, describe_url(url), durability=durability, partitions=partitions)
+    return Target(
+        url,
+        describe_url(url),
+        durability=durability,
+        partitions=partitions,
+        database=int(options.get("db") or (parts.scheme != "unix" and parts.path.strip("/")) or 0),
+        password_file=password_file,
+    )
 
 
 def describe_url(url: str) -> str:
@@ -148,8 +163,11 @@ def _sentinel(parts: SplitResult) -> Target:
             f"digits and . _ -: {parts.scheme}://host:26379,host:26379/service"
         )
     _check_database(database)
-    options = _options(parts, set(_SENTINEL_LOGIN))
+    options = _options(parts, {*_SENTINEL_LOGIN, _SENTINEL_FILE})
     durability, partitions = _ours(options)
+    files = options.pop(_PASSWORD_FILE, ""), options.pop(_SENTINEL_FILE, "")
+    if files[1] and "sentinel_password" in options:
+        raise ConfigError(_TWO_PASSWORDS)
     name, password = (quote(options.pop(each, ""), safe="") for each in _SENTINEL_LOGIN)
     ask_login = f"{name}:{password}@" if name or password else ""
     scheme = parts.scheme.partition("+")[0]
@@ -164,6 +182,8 @@ def _sentinel(parts: SplitResult) -> Target:
         f"{scheme}://{ask_login}{said(seeds[0])}{tls}",
         durability,
         partitions,
+        int(database or 0),
+        *files,
     )
 
 
@@ -173,6 +193,7 @@ def _cluster(parts: SplitResult) -> Target:
         raise ConfigError("a cluster has the database 0 alone; a namespace keeps users apart")
     options = _options(parts, set())
     durability, partitions = _ours(options)
+    password_file = options.pop(_PASSWORD_FILE, "")
     scheme = parts.scheme.partition("+")[0]
     url = f"{scheme}://{login}{said(seeds[0])}/0" + (f"?{urlencode(options)}" if options else "")
     described = f"{parts.scheme}://{','.join(map(said, seeds))}"
@@ -184,7 +205,13 @@ def _cluster(parts: SplitResult) -> Target:
         ask_url=url,
         durability=durability,
         partitions=partitions,
+        password_file=password_file,
+        ask_password_file=password_file,
     )
+
+
+def _has_password(netloc: str) -> bool:
+    return ":" in netloc.rpartition("@")[0]
 
 
 def _seeds(parts: SplitResult, port: int) -> tuple[str, tuple[Place, ...]]:
@@ -210,7 +237,7 @@ def _ours(options: dict[str, str]) -> tuple[str, int | None]:
 
 
 def _options(parts: SplitResult, allowed: set[str]) -> dict[str, str]:
-    allowed = allowed | {"durability", "partitions"}
+    allowed = allowed | {"durability", "partitions", _PASSWORD_FILE}
     if parts.scheme.startswith("rediss"):
         allowed |= _TLS
     found = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -227,6 +254,11 @@ def _options(parts: SplitResult, allowed: set[str]) -> dict[str, str]:
             raise ConfigError(f"partitions= in a Redis URL is a number from 1 to {MOST_PARTITIONS}")
         if name == "db" and not (value.isascii() and value.isdigit()):
             raise ConfigError("db= in a Redis URL is the number of a database")
-        if name in _FILES and not Path(value).is_file():
+        if name in (*_FILES, *_PASSWORD_FILES) and not Path(value).is_file():
             raise ConfigError(f"{name}= in the Redis URL names no file: {value}")
+        if name in _PASSWORD_FILES and not Path(value).is_absolute():
+            # It is read again for as long as the process lives, wherever that stands by then.
+            raise ConfigError(f"{name}= in the Redis URL is an absolute path, not {value}")
+        if name == _PASSWORD_FILE and _has_password(parts.netloc):
+            raise ConfigError(_TWO_PASSWORDS)
     return found

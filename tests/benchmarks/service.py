@@ -155,8 +155,12 @@ class Bytes:
     async def read(cls, client: Client) -> Bytes:
         info: bytes = await client.store.link.send(("INFO", "everything"))
         fields = _fields(info.decode())
-        names = ("total_net_input_bytes", "total_net_output_bytes", "aof_current_size")
-        return cls(*(int(fields[name]) for name in names), int(fields["used_memory"]))
+        return cls(
+            received=int(fields["total_net_input_bytes"]),
+            sent=int(fields["total_net_output_bytes"]),
+            logged=int(fields["aof_current_size"]),
+            held=int(fields["used_memory"]),
+        )
 
 
 async def persistence(client: Client, field: str) -> int:

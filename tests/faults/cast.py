@@ -40,8 +40,9 @@ class Cast:
         The options are those of a `Birth`.
         """
         birth = Birth(
-            role, self.site.server.url, str(self.site.ledger), trapped=role == self._trapped
-        )
+            role, self.site.urls.get(role, self.site.server.url), str(self.site.ledger),
+            trapped=role == self._trapped,
+        )  # fmt: skip
         return self._bear(replace(birth, **options))
 
     def has(self, role: str) -> bool:

@@ -55,6 +55,8 @@ class Site:
         self.server.environ.update(environ or {})
         self.proxy = Proxy(self.server.socket)
         self.url = url or (self.proxy.url if proxied else self.server.url)
+        self.urls: dict[str, str] = {}
+        """By which others log in, by their role, where it is not the usual one."""
         self.client = self.make_client()
 
     def make_client(self, *, start_timeout: float = 60.0) -> Client:

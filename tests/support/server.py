@@ -29,6 +29,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.environ: dict[str, str] = {}
         """Variables that it finds beside those of this process."""
+        self.binary = os.environ.get(VARIABLE) or str(get_binary_path())
         self.url = f"unix://{self.socket}"
 
     @property
@@ -54,7 +55,6 @@ class RedisServer:
 
     def launch(self) -> None:
         """Start the server, and do not wait."""
-        binary = os.environ.get(VARIABLE) or str(get_binary_path())
         arguments = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -75,7 +75,7 @@ class RedisServer:
                 )
         flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [binary, *flags, *self._options],
+            [self.binary, *flags, *self._options],
             env={**os.environ, **self.environ},
             start_new_session=True,
         )
