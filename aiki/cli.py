@@ -31,6 +31,7 @@ from aiki.cli_output import (
 from aiki.cli_settings import PATIENCE, StoreSettings, find_store
 from aiki.client import Call, Client
 from aiki.codec import Codec
+from aiki.encryption import new_key_line
 from aiki.errors import (
     AikiError,
     DataError,
@@ -66,9 +67,21 @@ def _on_store(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @click.option("--redis", metavar="URL", help="The Redis or Valkey that holds the runs.")
     @click.option("--data-dir", metavar="DIR", help="Of the embedded server.  [.aiki]")
     @click.option("--namespace", metavar="NAME", help="Within the store.  [default]")
+    @click.option("--encryption-keys", metavar="FILE", help="What opens encrypted payloads.")
     @functools.wraps(work)
-    def run(redis: str | None, data_dir: str | None, namespace: str | None, **options: Any) -> None:
-        flags = {"redis": redis, "data_dir": data_dir, "namespace": namespace}
+    def run(
+        redis: str | None,
+        data_dir: str | None,
+        namespace: str | None,
+        encryption_keys: str | None,
+        **options: Any,
+    ) -> None:
+        flags = {
+            "redis": redis,
+            "data_dir": data_dir,
+            "namespace": namespace,
+            "encryption_keys": encryption_keys,
+        }
         try:
             store = find_store(flags, environ=os.environ, directory=Path.cwd())
             asyncio.run(_ignoring_result(work(store, **options)))
@@ -264,6 +277,23 @@ async def audit(store: StoreSettings, *, repair: bool, as_json: bool) -> None:
     _print_json(audit_object(findings)) if as_json else _print(audit_report(findings))
     if findings.left:
         raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
+
+
+@command.command()
+@click.argument("key_id", metavar="ID")
+def new_key(key_id: str) -> None:
+    """Make a key for the encryption of payloads, and print its line of the file of keys.
+
+    ID has letters, digits, dots, hyphens and underscores. The first key of the file encrypts.
+
+    \b
+      (umask 077; aiki new-key 2030-01 > aiki.keys)
+    """  # noqa: D301  (the backspace is meant: it keeps click from wrapping lines)
+    try:
+        click.echo(new_key_line(key_id))
+    except AikiError as error:
+        _say(f"Error: {error}")
+        raise SystemExit(code_of(error)) from None
 
 
 async def _steps(client: Client, run_id: str) -> list[RecordedStep]:

@@ -26,6 +26,8 @@ from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
 from aiki.durations import Seconds, seconds
 from aiki.embedded import EmbeddedServer
+from aiki.encryption import checked_codec
+from aiki.envelope import PayloadCodec
 from aiki.errors import AikiError, ConfigError, Conflict, DefinitionError
 from aiki.handle import Handle, RunDescription
 from aiki.hints import Hints
@@ -119,6 +121,7 @@ class Client:
         durability: Durability = "always",
         start_timeout: Seconds = 60.0,
         middleware: AroundStart | Sequence[AroundStart] = (),
+        codec: PayloadCodec | None = None,
     ) -> None:
         if redis is not None and data_dir is not None:
             raise ConfigError("give either redis or data_dir: the data is in one of them")
@@ -137,6 +140,7 @@ class Client:
         if not 0 < self._start_timeout <= LONGEST_START:
             raise ConfigError("start_timeout is more than 0 seconds and at most an hour")
         self._around = checked_around(middleware)
+        self._codec = checked_codec(codec)
         self._follows = ""
         self._embedded: EmbeddedServer | None = None
         self._store: Store | None = None
@@ -166,7 +170,7 @@ class Client:
         revive = None
         if self._embedded is not None and not self._follows:
             revive = Revival(self._embedded)
-        store = Store(address, self._namespace, revive=revive)
+        store = Store(address, self._namespace, revive=revive, codec=self._codec)
         try:
             await store.open(self._follows)
         except BaseException:

@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module of aiki imports from its own layer and from those above it in this list.
 LAYERS = (
     {"errors", "steering"},
+    {"envelope"},
+    {"encryption"},
     {"durations", "names", "process", "threads", "lock_file"},
     {"annotations", "refusals", "states"},
     {"codec"},
