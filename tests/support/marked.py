@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, cast
+from typing import Any
 
 import aiki
 from aiki import Client, Run, current_step, task, workflow
@@ -55,5 +55,6 @@ async def stored(client: Client) -> dict[str, list[bytes]]:
 
 def _flat(reply: Any) -> list[bytes]:
     if isinstance(reply, list):
-        return [part for each in cast("list[Any]", reply) for part in _flat(each)]
+        parts: list[Any] = reply
+        return [part for each in parts for part in _flat(each)]
     return [reply if isinstance(reply, bytes) else str(reply).encode()]
