@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 
@@ -13,6 +14,32 @@ from aiki.states import Status
 from tests.support.app import TIMEOUT, App, becomes
 from tests.support.marked import MARK, NEW, OLD, lasting, lasting_v1, paid, say, stored
 from tests.test_encryption import child, child_v1
+
+
+@dataclass
+class State:
+    text: str = ""
+
+
+asked = workflow("asked")
+
+
+@asked.v("1.0.0")
+async def asked_v1(run: Run) -> str:
+    state = run.state(State)
+    await run.until("told to end", lambda: state.text == "end")
+    return state.text
+
+
+@asked_v1.query
+def last(state: State, text: str) -> str:
+    return f"{text}: {state.text}"
+
+
+@asked_v1.update
+async def change(run: Run, state: State, text: str) -> str:
+    state.text = await say.start(run, text) if text != "end" else text
+    return state.text
 
 
 async def test_the_newest_key_encrypts_and_every_known_one_decrypts(app: App) -> None:
@@ -84,6 +111,48 @@ async def test_what_reaches_a_run_under_an_unknown_key_holds_it_and_is_kept(
     await app.serve(lasting, client=both)
     await handle.resume()
     assert await lasting_v1.handle(both, handle.id).wait_for_completion(TIMEOUT) == "mine! sealed"
+
+
+@pytest.mark.parametrize("codec", [None, Encrypted({"other": OLD})])
+async def test_who_asks_under_an_unknown_key_is_told_and_the_run_goes_on(
+    app: App, codec: Encrypted | None
+) -> None:
+    without = await app.connect(codec)
+    await app.serve(asked, client=without)
+    handle = await asked_v1.start(without)
+    asking = asked_v1.handle(await app.connect(Encrypted({"k1": NEW})), handle.id)
+    with pytest.raises(DataError, match="is encrypted with key '(k1|other)', which this"):
+        await last.ask(asking, "what")
+    with pytest.raises(DataError, match="is encrypted with key '(k1|other)', which this"):
+        await change.ask(asking, "it")
+    await paid.send(asking, "what it does not wait for now")
+    assert await change.ask(handle, "end") == "end"
+    assert await handle.wait_for_completion(TIMEOUT) == "end"
+
+
+@pytest.mark.parametrize("codec", [None, Encrypted({"other": OLD})])
+async def test_a_decision_under_an_unknown_key_holds_the_run_and_is_kept(
+    app: App, codec: Encrypted | None
+) -> None:
+    wf, tokens = workflow("deciding"), list[str]()
+
+    @wf.v("1.0.0")
+    async def deciding_v1(run: Run) -> str:
+        promise = aiki.awakeable(run, "decision", str)
+        tokens.append(promise.token)
+        return await promise.wait()
+
+    without = await app.connect(codec)
+    worker = await app.serve(wf, client=without)
+    handle = await deciding_v1.start(without)
+    await becomes(handle, Status.AWAITING_EVENT)
+    await aiki.resolve(await app.connect(Encrypted({"k1": NEW})), tokens[0], "yes")
+    await becomes(handle, Status.STALLED)
+    await app.end(worker)
+    both = await app.connect(Encrypted({"k1": NEW, "other": OLD}))
+    await app.serve(wf, client=both)
+    await handle.resume()
+    assert await deciding_v1.handle(both, handle.id).wait_for_completion(TIMEOUT) == "yes"
 
 
 # What does not belong where it lies

@@ -101,7 +101,7 @@ class Mailbox:
         """
         command = (
             "EVALSHA", _ASK, "1", self._base, run_id, answer_key or new_token(),
-            "" if answer_key else str(QUERY_MS), self._seals.message(run_id, topic, payload),
+            "" if answer_key else str(QUERY_MS), self._seals.question(run_id, topic, payload),
             str(MAX_UNREAD), str(MAX_UNREAD_BYTES),
         )  # fmt: skip
         word, *rest = await self._link.send_within(command, timeout)

@@ -12,6 +12,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import replace
 
+from aiki.asked import QUERY, UPDATE
 from aiki.envelope import SEALED, PayloadCodec, Sealed
 from aiki.errors import DataError, UnknownKey
 from aiki.records import Entry, EntryKind, Message
@@ -21,6 +22,7 @@ _CHILD = "end/"
 # Its secret is compared by a script.
 _NOT_SEALED = "awakeable/"
 _SEALED_TEXT = "\0"
+_QUESTIONS = (f"{QUERY}/", f"{UPDATE}/")
 
 
 class Seals:
@@ -105,14 +107,33 @@ class Seals:
             payload = self.payload(payload, run_id, f"mail/{topic}")
         return topic.encode() + b"\n" + payload
 
+    def question(self, run_id: str, topic: str, payload: bytes) -> bytes:
+        """Give the stored form of a question: its id can be read, so that it can be answered."""
+        question, _, arguments = payload.partition(b"\n")
+        if self.is_on:
+            arguments = self.payload(arguments, run_id, f"mail/{topic}")
+        return b"%b\n%b\n%b" % (topic.encode(), question, arguments)
+
     def opened_mail(self, run_id: str, messages: Sequence[Message]) -> list[Message]:
-        """Open what came into a mailbox. Raises `UnknownKey` and `Tampered`."""
-        return [
-            replace(each, payload=self.codec.open(each.payload, run_id, f"mail/{each.topic}"))
-            if each.payload.startswith(SEALED)
-            else each
-            for each in messages
-        ]
+        """Open what came into a mailbox; what was sealed with an unknown key stays as it is.
+
+        Whoever sent it must not stop the run by that, unless it comes to take just this message.
+        Raises `Tampered`.
+        """
+        return [self._opened_message(run_id, each) for each in messages]
+
+    def _opened_message(self, run_id: str, message: Message) -> Message:
+        is_question = message.topic.startswith(_QUESTIONS)
+        before, line, sealed = (
+            message.payload.partition(b"\n") if is_question else (b"", b"", message.payload)
+        )
+        if not sealed.startswith(SEALED):
+            return message
+        try:
+            payload = self.codec.open(sealed, run_id, f"mail/{message.topic}")
+        except UnknownKey:
+            return message
+        return replace(message, payload=before + line + payload)
 
     def answer(self, run_id: str, told: bytes) -> bytes:
         """Give the form in which an answer is told: the question's id, a line break, the rest."""
