@@ -124,6 +124,8 @@ async def live_through_everything(client: Client, handle: Handle[list[str]]) -> 
         changing = note.with_options(id=f"first-{generation}")
         assert await changing.ask(handle, f"{MARK} text") == f"{MARK} text is noted"
         assert await changing.ask(handle, f"{MARK} text") == f"{MARK} text is noted"  # recorded
+        recorded = note.with_options(id="first-0")  # by the generation before, or this one
+        assert await recorded.ask(handle, f"{MARK} text") == f"{MARK} text is noted"
         await aiki.resolve(client, handed_over[-1], f"{MARK} decision")
         await paid.send(handle, f"{MARK} payment {generation}")
 

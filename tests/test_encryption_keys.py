@@ -121,9 +121,9 @@ async def test_who_asks_under_an_unknown_key_is_told_and_the_run_goes_on(
     await app.serve(asked, client=without)
     handle = await asked_v1.start(without)
     asking = asked_v1.handle(await app.connect(Encrypted({"k1": NEW})), handle.id)
-    with pytest.raises(DataError, match="is encrypted with key '(k1|other)', which this"):
+    with pytest.raises(DataError, match=r"is encrypted with key '(k1|other)', which this"):
         await last.ask(asking, "what")
-    with pytest.raises(DataError, match="is encrypted with key '(k1|other)', which this"):
+    with pytest.raises(DataError, match=r"is encrypted with key '(k1|other)', which this"):
         await change.ask(asking, "it")
     await paid.send(asking, "what it does not wait for now")
     assert await change.ask(handle, "end") == "end"
@@ -274,6 +274,36 @@ async def test_who_lacks_the_key_sees_all_but_the_payloads(app: App) -> None:
         await seen.wait_for_completion(0)
     assert unknown.value.key_id == "k1"
     assert isinstance(unknown.value, DataError)
+
+
+async def test_a_fork_gives_the_recorded_answers_of_the_run_that_it_comes_from(app: App) -> None:
+    client = await app.connect(Encrypted({"k1": NEW}))
+    await app.serve(asked, client=client)
+    handle = await asked_v1.start(client)
+    changing = change.with_options(id="first")
+    assert await changing.ask(handle, "it") == "it!"
+    fork = await (await handle.fork()).fork()
+    assert await changing.ask(fork, "another") == "it!"
+    assert await change.ask(fork, "end") == "end"
+    assert await fork.wait_for_completion(TIMEOUT) == "end"
+
+
+async def test_all_who_wait_for_a_child_hear_of_its_end(app: App) -> None:
+    wf = workflow("waiting")
+
+    @wf.v("1.0.0")
+    async def waiting_v1(run: Run) -> list[object]:
+        one = await child_v1.start_as_child(run, "well")
+        other = await asked_v1.start_as_child(run)
+        await other.cancel("not wanted")
+        waits = [each.wait_for_completion() for each in (one, one, other, other)]
+        return [str(end) for end in await asyncio.gather(*waits, return_exceptions=True)]
+
+    client = await app.connect(Encrypted({"k1": NEW}))
+    await app.serve(wf, child, asked, client=client)
+    ends = await (await waiting_v1.start(client)).wait_for_completion(TIMEOUT)
+    assert ends[:2] == 2 * ["well, the child"]
+    assert [str(end).endswith(" was cancelled: not wanted") for end in ends[2:]] == [True, True]
 
 
 async def test_many_runs_are_started_together_each_bound_to_itself(app: App) -> None:

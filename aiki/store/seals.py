@@ -21,6 +21,7 @@ INPUT, END, REASON = "input", "end", "reason"
 _CHILD = "end/"
 # Its secret is compared by a script.
 _NOT_SEALED = "awakeable/"
+_CANCELLED = f"{EntryKind.CANCELLED.value} ".encode()  # its payload is the reason of a cancel
 _SEALED_TEXT = "\0"
 _QUESTIONS = (f"{QUERY}/", f"{UPDATE}/")
 
@@ -78,7 +79,7 @@ class Seals:
     def entry(self, run_id: str, key: str, raw: bytes) -> bytes:
         """Give the stored form of an entry, or of the rest of one."""
         head, _, payload = raw.partition(b"\n")
-        if not payload or key.startswith(_NOT_SEALED):
+        if not payload or raw.startswith(_CANCELLED) or key.startswith(_NOT_SEALED):
             return raw
         return head + b"\n" + self.codec.seal(payload, *_place(run_id, key))
 
