@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ from aiki.errors import ConfigError, Tampered, UnknownKey
 
 KEYS_VARIABLE = "AIKI_ENCRYPTION_KEYS"
 KEY_BYTES = 32
+CIPHERS = 1024  # that are kept, one for each run
 _NONCE = 12
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -55,6 +57,8 @@ class Encrypted(PayloadCodec):
                 "encryption needs the package `cryptography`, which is not installed: "
                 "pip install 'aiki[encryption]'"
             ) from error
+        # A run that is under way uses its key for each of its steps.
+        self._cipher = lru_cache(CIPHERS)(self._make_cipher)
 
     @classmethod
     def from_file(cls, path: str | Path, *, compress_over: int | None = None) -> Encrypted:
@@ -114,7 +118,7 @@ class Encrypted(PayloadCodec):
             ) from None
         return plain
 
-    def _cipher(self, key_id: str, owner: bytes) -> Any:
+    def _make_cipher(self, key_id: str, owner: bytes) -> Any:
         return self._aead.AESGCM(self._derived(key_id, owner, b"aiki-payload"))
 
     def _derived(self, key_id: str, of: bytes, use: bytes) -> bytes:

@@ -84,40 +84,9 @@ class Runs:
             StoreReplaced: it is another one than it was.
             StoreUnavailable: no answer within `timeout`; starting again is safe.
         """
-        if self._seals.is_on:
-            return await self._start_sealed(runs, timeout=timeout)
-        return await self._start(runs, timeout=timeout)
-
-    async def _start_sealed(
-        self, runs: Sequence[NewRun], *, timeout: float
-    ) -> list[str | AikiError]:
-        """Start runs, of which the store gets to know neither inputs nor plain digests of them."""
-        seals = self._seals
-        sealed = [
-            replace(
-                run,
-                input=seals.payload(run.input, run.id, INPUT),
-                input_hash=seals.digest(run.input_hash),
-            )
-            for run in runs
-        ]
-        outcomes = await self._start(sealed, timeout=timeout)
-        return [
-            await self._judged(run, outcome, timeout=timeout)
-            if isinstance(outcome, Conflict)
-            else outcome
-            for run, outcome in zip(runs, outcomes, strict=True)
-        ]
-
-    async def _judged(self, run: NewRun, conflict: Conflict, *, timeout: float) -> str | AikiError:
-        """Tell another input from the same one that was hashed with another key, or with none."""
-        key = f"{self._base}idem:{run.workflow}:{run.reference}"
-        known = await self._link.send_within(("HGET", key, "hash"), timeout)
-        return conflict.run_id if self._seals.is_same(run.input_hash, known) else conflict
-
-    async def _start(self, runs: Sequence[NewRun], *, timeout: float) -> list[str | AikiError]:
+        sent = self._sealed(runs) if self._seals.is_on else runs
         command: list[str | bytes] = ["EVALSHA", _START, "1", self._base, self._store_id]
-        for run in runs:
+        for run in sent:
             command += (
                 run.id, run.workflow, run.version, run.pool, run.input, run.reference,
                 run.input_hash, run.more,
@@ -125,7 +94,30 @@ class Runs:
         reply = await self._link.send_within(tuple(command), timeout)
         if reply[0] == b"STORE":
             raise replaced(self._link.address.described)
-        return [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
+        outcomes = [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
+        if self._seals.is_on:
+            for number, outcome in enumerate(outcomes):
+                if isinstance(outcome, Conflict):
+                    outcomes[number] = await self._judged(runs[number], outcome, timeout)
+        return outcomes
+
+    def _sealed(self, runs: Sequence[NewRun]) -> list[NewRun]:
+        """Give runs of which the store gets to know neither inputs nor plain digests of them."""
+        seals = self._seals
+        return [
+            replace(
+                run,
+                input=seals.payload(run.input, run.id, INPUT),
+                input_hash=seals.digest(run.input_hash),
+            )
+            for run in runs
+        ]
+
+    async def _judged(self, run: NewRun, conflict: Conflict, timeout: float) -> str | AikiError:
+        """Tell another input from the same one that was hashed with another key, or with none."""
+        key = f"{self._base}idem:{run.workflow}:{run.reference}"
+        known = await self._link.send_within(("HGET", key, "hash"), timeout)
+        return conflict.run_id if self._seals.is_same(run.input_hash, known) else conflict
 
     def _started(self, run: NewRun, word: bytes, rest: bytes) -> str | AikiError:
         told = rest.decode(errors="backslashreplace")
