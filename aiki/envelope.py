@@ -24,8 +24,8 @@ _KNOWN = COMPRESSED | ENCRYPTED | OF_SCHEDULE
 # Four times the limit on payloads, since some have a failure, an id or a heartbeat beside them.
 # What would be larger is not compressed, so nothing that is ours unpacks to more.
 LARGEST = 4 * 1024 * 1024
-# A payload of 1 MiB takes some 10 ms of the event loop like this; level 6 takes three times as long,
-# and saves another tenth.
+# A payload of 1 MiB takes some 10 ms of the event loop like this; level 6 takes three times as
+# long, and saves another tenth.
 _LEVEL = 1
 
 
