@@ -2,11 +2,14 @@
 
 from aiki.ask import Query, Update
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
+from aiki.call import Call
 from aiki.children import ChildHandle
-from aiki.client import Call, Client, client, start_many
+from aiki.client import Client, client, start_many
 from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
 from aiki.current_step import CurrentStep, current_step
 from aiki.durations import Seconds
+from aiki.encryption import Encrypted
+from aiki.envelope import Compressed, Sealed
 from aiki.errors import (
     AikiError,
     AskFailed,
@@ -26,7 +29,9 @@ from aiki.errors import (
     StoreRefused,
     StoreReplaced,
     StoreUnavailable,
+    Tampered,
     TaskFailed,
+    UnknownKey,
 )
 from aiki.event import Event, event
 from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
@@ -52,11 +57,13 @@ __all__ = [
     "ChildHandle",
     "Chunk",
     "Client",
+    "Compressed",
     "ConfigError",
     "Conflict",
     "CurrentStep",
     "DataError",
     "DefinitionError",
+    "Encrypted",
     "Event",
     "Failure",
     "Handle",
@@ -85,16 +92,19 @@ __all__ = [
     "Schedule",
     "ScheduleHandle",
     "ScheduleStatus",
+    "Sealed",
     "Seconds",
     "Start",
     "Status",
     "StoreRefused",
     "StoreReplaced",
     "StoreUnavailable",
+    "Tampered",
     "Task",
     "TaskFailed",
     "Timeout",
     "Topic",
+    "UnknownKey",
     "Update",
     "Worker",
     "Workflow",

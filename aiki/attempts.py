@@ -40,7 +40,10 @@ class Attempts:
         Its address is made of its input, or of what it is `called`.
         """
         payload, args, kwargs = spec.arguments.encode(args, kwargs)
-        name = address(spec.name, payload if called is None else called)
+        if called is None:
+            name = self._execution.address(spec.name, payload)
+        else:
+            name = address(spec.name, called)  # known by anybody
 
         def perform(operation: Operation) -> Any:
             return self._perform(operation, spec, args, kwargs)

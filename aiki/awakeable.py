@@ -10,6 +10,7 @@ from aiki.client import Client
 from aiki.codec import Codec
 from aiki.definition import caller
 from aiki.durations import Seconds, seconds
+from aiki.envelope import check_readable
 from aiki.errors import DataError, DefinitionError, Failure, NotFound, Rejected
 from aiki.failures import failure_from_json, failure_to_json
 from aiki.names import checked_name
@@ -124,6 +125,7 @@ async def reject(client: Client, token: str, reason: str) -> None:
 
 def _judged(message: bytes) -> tuple[EntryKind, bytes]:
     """Tell how a decision is recorded: a rejection like any failure."""
+    check_readable(message, "a decision")
     return EntryKind(message[:1].decode()), message[1:]
 
 

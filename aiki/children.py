@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-from aiki.client import Call
-from aiki.codec import Codec, address
+from aiki.call import Call
+from aiki.codec import Codec
 from aiki.durations import Seconds, seconds
 from aiki.ends import outcome, refused
 from aiki.errors import AikiError, Conflict, DataError, RunCancelled, RunFailed
@@ -85,8 +85,8 @@ class Children:
         digest = call.version.encode() + b"\n" + call.payload
         key = call.options.idempotency_key
         if key is None:
-            return await self._start(address(kind, digest), call)
-        name = address(kind, b"key " + key.encode())
+            return await self._start(self._execution.address(kind, digest), call)
+        name = self._execution.address(kind, b"key " + key.encode())
         is_same = self._inputs.setdefault(name, digest) == digest
         if not is_same and call.options.on_conflict == "error":
             raise Conflict(
@@ -209,9 +209,13 @@ class Children:
                 return run.commits.step(_KINDS[status], operation, 1, begun, payload)
 
             async def consume(turn: Turn) -> Any:
-                answer = await run.commits.consume_end(
-                    operation, turn, child_id, message.number, begun=begun
-                )
+                try:
+                    answer = await run.commits.consume_end(
+                        operation, turn, child_id, message.number, begun=begun
+                    )
+                except DataError as error:
+                    run.steering.stall(f"The end of child {child_id} cannot be read: {error}")
+                    await run.never()
                 if isinstance(answer, list) and len(answer) == _TAKEN:
                     end[:] = [(Status(answer[1].decode()), answer[2])]
                     return answer[0]

@@ -143,7 +143,7 @@ class Claims:
             self._host(answer)
         elif isinstance(answer, DamagedRun):
             _logger.error("run %s is stalled: %s", answer.ownership.run_id, answer.reason)
-            await self._store.runs.stall(answer.ownership, answer.reason)
+            await self._store.runs.stall(answer.ownership, answer.reason, is_open=answer.is_sealed)
         elif isinstance(answer, StoreRefused):
             raise answer
         elif answer == b"DEAD":

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from aiki.envelope import Sealed
 from aiki.errors import DataError, Failure
 from aiki.failures import failure_from_json
 from aiki.handle import RecordedStep, RunDescription, description, moment, why
@@ -159,6 +160,8 @@ def full_run_object(
         "journal": [
             dataclasses.asdict(step)
             | {
+                "result": _shown(step.result),
+                "heartbeat": _shown(step.heartbeat),
                 "started": step.started.isoformat(),
                 "recorded": step.recorded.isoformat(),
                 "due": None if step.due is None else step.due.isoformat(),
@@ -303,6 +306,8 @@ def _told(failure: Failure, width: int | None) -> str:
 def _failure(run: RunSnapshot) -> Failure | None:
     if run.status is not Status.FAILED or run.failure is None:
         return None
+    if sealed := Sealed.of(run.failure):
+        return sealed.failure()
     try:
         return failure_from_json(run.failure)
     except DataError as error:
@@ -313,7 +318,13 @@ def _cancelled(run: RunSnapshot) -> bool:
     return run.cancel is not None and run.status not in {Status.COMPLETED, Status.FAILED}
 
 
+def _shown(value: Any) -> Any:
+    return str(value) if isinstance(value, Sealed) else value
+
+
 def _stored(data: bytes | None) -> Any:
+    if data is not None and (sealed := Sealed.of(data)):
+        return str(sealed)
     try:
         return None if data is None else json.loads(data)
     except ValueError:  # damaged: this is where people look to see that

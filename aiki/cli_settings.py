@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aiki.client import DATA_DIR, REDIS_VARIABLE, Client
+from aiki.encryption import KEYS_VARIABLE, payload_codec
 from aiki.errors import ConfigError, StoreUnavailable
 from aiki.store.rights import Role
 from aiki.valkey_server import Answer, ServerProcess
@@ -31,6 +32,7 @@ class StoreSettings:
     """One of the two is set."""
     namespace: str
     durability: Durability
+    encryption_keys: Path | None = None
 
     def client(self, *, create: bool, role: Role = Role.CLIENT) -> Client:
         """Make a client; it is not connected yet. The server is asked for the rights of `role`.
@@ -49,6 +51,7 @@ class StoreSettings:
             namespace=self.namespace,
             durability=self.durability,
             start_timeout=PATIENCE,
+            codec=payload_codec(self.encryption_keys, None),
         )
         client.role = role
         return client
@@ -57,7 +60,7 @@ class StoreSettings:
 def find_store(
     flags: Mapping[str, str | None], *, environ: Mapping[str, str], directory: Path
 ) -> StoreSettings:
-    """Decide which store is meant; `flags` has `redis`, `data_dir` and `namespace`.
+    """Decide which store is meant; `flags` has `redis`, `data_dir`, `namespace`, `encryption_keys`.
 
     Raises `ConfigError` for a file that cannot be read, and for two answers of equal rank.
     """
@@ -83,6 +86,7 @@ def find_store(
     data_dir = found("data_dir", "AIKI_DATA_DIR")
     namespace = found("namespace", "AIKI_NAMESPACE")
     durability = found("durability", "AIKI_DURABILITY")
+    keys = found("encryption_keys", KEYS_VARIABLE)
     if redis is not None and data_dir is not None:
         if redis[0] == data_dir[0]:
             raise ConfigError(
@@ -98,6 +102,7 @@ def find_store(
         data_dir=place,
         namespace="default" if namespace is None else namespace[2],
         durability=_durability(place, None if durability is None else durability[2]),
+        encryption_keys=None if keys is None else Path(keys[2]),
     )
 
 

@@ -15,23 +15,24 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast
 
+from aiki.call import Call
 from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
 from aiki.durations import Seconds, seconds
 from aiki.embedded import EmbeddedServer
+from aiki.encryption import checked_codec
+from aiki.envelope import PayloadCodec
 from aiki.errors import AikiError, ConfigError, Conflict, DefinitionError
 from aiki.handle import Handle, RunDescription
 from aiki.hints import Hints
 from aiki.listing import list_runs
 from aiki.names import checked_name, checked_run_id
-from aiki.options import packed
 from aiki.records import StoredSchedule
 from aiki.revival import Revival
 from aiki.schedule import Timing
@@ -44,56 +45,11 @@ from aiki.store.runs import NewRun
 from aiki.valkey_setup import GUARANTEES, Durability
 
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
 DATA_DIR = ".aiki"
 REDIS_VARIABLE = "AIKI_REDIS_URL"
 LONGEST_START = 3600.0
 STARTED_TOGETHER = 32  # runs, by one script
-
-
-@dataclass(frozen=True, slots=True)
-class StartOptions:
-    """Options of a start, beside its input."""
-
-    pool: str = "default"
-    idempotency_key: str | None = None
-    on_conflict: Literal["error", "return_existing"] = "error"
-    on_parent_close: Literal["cancel", "abandon", "wait"] = "cancel"
-    at: str = ""
-    """When it is to start, and its deadlines, as they are sent: see `aiki.options`."""
-    start_by: str = ""
-    finish_by: str = ""
-    tags: tuple[str, ...] = ()
-    memo: bytes = b""
-
-    def packed(self) -> str:
-        """Write what few starts have as the store reads it; mostly that is nothing."""
-        if self.at or self.start_by or self.finish_by or self.tags or self.memo:
-            return packed(
-                at=self.at,
-                start_by=self.start_by,
-                finish_by=self.finish_by,
-                tags=self.tags,
-                memo=self.memo,
-            )
-        return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
-    """A start with its input, ready to be sent. Made by `bind`."""
-
-    workflow: str
-    version: str
-    payload: bytes
-    result: Codec
-    options: StartOptions
-
-
-@dataclass(frozen=True, slots=True)
-class PlainCall(Call[R_co]):
-    """A start without options about one run, so that it may be made many times."""
 
 
 Sending: TypeAlias = Callable[[Call[Any]], Awaitable[Handle[Any]]]
@@ -120,6 +76,7 @@ class Client:
         start_timeout: Seconds = 60.0,
         middleware: AroundStart | Sequence[AroundStart] = (),
         read_only: bool = False,
+        codec: PayloadCodec | None = None,
     ) -> None:
         if redis is not None and data_dir is not None:
             raise ConfigError("give either redis or data_dir: the data is in one of them")
@@ -142,6 +99,7 @@ class Client:
             raise ConfigError(f"read_only is True or False, not {read_only!r:.100}")
         self.role = Role.READER if read_only else Role.CLIENT
         """What the server's user is to have the rights for; looked at by `connect`."""
+        self._codec = checked_codec(codec)
         self._follows = ""
         self._embedded: EmbeddedServer | None = None
         self._partitions: Partitions | None = None
@@ -170,7 +128,9 @@ class Client:
         revive = None
         if self._embedded is not None and not self._follows:
             revive = Revival(self._embedded)
-        partitions = Partitions(address, self._namespace, revive=revive, role=self.role)
+        partitions = Partitions(
+            address, self._namespace, revive=revive, role=self.role, codec=self._codec
+        )
         try:
             await partitions.open(self._follows)
         except BaseException:

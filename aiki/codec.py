@@ -24,6 +24,7 @@ from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from aiki.annotations import Form, compiled, resolved
+from aiki.envelope import check_readable
 from aiki.errors import DataError, DefinitionError, LimitExceeded
 from aiki.refusals import Finding, difference, hazard, unreadable, unwritable
 
@@ -54,9 +55,12 @@ _PRIMITIVES: dict[object, Callable[[Any], str]] = {
 }
 
 
-def address(name: str, payload: bytes) -> str:
-    """Return the address of a step: its name and a hash of its canonical input."""
-    return f"{name}:{blake2b(payload, digest_size=16).hexdigest()}"
+def address(name: str, payload: bytes, secret: bytes = b"") -> str:
+    """Return the address of a step: its name and a hash of its canonical input.
+
+    With a secret, the hash tells nothing of the input to who lacks that.
+    """
+    return f"{name}:{blake2b(payload, key=secret, digest_size=16).hexdigest()}"
 
 
 class Codec:
@@ -142,6 +146,7 @@ class Codec:
         try:
             return form.validator.validate_json(data)
         except Exception as error:
+            check_readable(data, self._where)
             raise self._error(_finding(error, data), "read") from error
 
     def _parsed(self, dumped: bytes) -> Any:

@@ -54,6 +54,18 @@ class DataError(AikiError):
         return self.message if self.path == "$" else f"{self.message} (at {self.path})"
 
 
+class UnknownKey(DataError):
+    """A stored payload is encrypted with a key that this process does not have."""
+
+    def __init__(self, message: str, *, key_id: str) -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+
+class Tampered(DataError):
+    """A sealed payload was changed, cut off, or moved from where it was written."""
+
+
 class ConfigError(AikiError):
     """A setting of a client, a worker or a supervisor is wrong."""
 

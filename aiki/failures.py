@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from aiki.envelope import check_readable
 from aiki.errors import AskFailed, DataError, Failure, RunFailed, TaskFailed
 
 _T = TypeVar("_T")
@@ -45,6 +46,7 @@ def failure_from_json(data: bytes) -> Failure:
     try:
         return _read(json.loads(data))
     except (ValueError, RecursionError) as error:
+        check_readable(data, "a failure")
         raise DataError(f"a stored failure cannot be read: {error}") from error
 
 

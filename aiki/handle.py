@@ -14,6 +14,7 @@ from aiki.codec import Codec
 from aiki.completion import Completions
 from aiki.controls import Controls
 from aiki.durations import Seconds, seconds
+from aiki.envelope import SEALED, Sealed
 from aiki.errors import DataError, Failure, RunCancelled, RunFailed
 from aiki.failures import failure_from_json
 from aiki.hints import Hints
@@ -95,7 +96,7 @@ class RecordedStep:
     """When the next attempt is due, where there is one."""
     worker: str
     result: Any
-    """The recorded result as plain JSON."""
+    """The recorded result as plain JSON, or `aiki.Sealed` where its key is not known here."""
     failure: Failure | None
     heartbeat: Any = None
     """What an attempt said last by `heartbeat`, until the step is over."""
@@ -146,6 +147,8 @@ class Handle(Controls, Generic[R_co]):
                     status, payload = await self._completions.wait(self.id)
             except TimeoutError:
                 raise TimeoutError(f"run {self.id} was not over within {limit:g} s") from None
+        if payload[:1] == SEALED:
+            payload = self._store.runs.end(self.id, status, payload)
         if status is Status.FAILED:
             failure = failure_from_json(payload)
             raise RunFailed(
@@ -154,7 +157,7 @@ class Handle(Controls, Generic[R_co]):
                 failure=failure,
             )
         if status is Status.CANCELLED:
-            reason = payload.decode()
+            reason = payload.decode(errors="replace")
             raise RunCancelled(
                 f"run {self.id} was cancelled" + (f": {reason}" if reason else ""),
                 run_id=self.id,
@@ -390,6 +393,8 @@ def recorded_step(key: str, entry: Entry) -> RecordedStep:
     # An open entry without attempts is a first one that is under way, or a wait that is not over.
     # What is no task has a slash in its name, which a task cannot have.
     is_open, is_task = entry.kind is EntryKind.OPEN, "/" not in key
+    sealed = None if entry.kind is EntryKind.CANCELLED else Sealed.of(entry.payload)
+    said = entry.details if is_open and is_task and not sealed else b""
     failure = entry.failure if is_open else entry.payload
     failed = entry.kind is EntryKind.FAILURE or (is_open and entry.attempts)
     outcome = _KINDS[entry.kind]
@@ -405,7 +410,7 @@ def recorded_step(key: str, entry: Entry) -> RecordedStep:
         recorded=moment(entry.written),
         due=moment(entry.due) if entry.due else None,
         worker=entry.worker,
-        result=json.loads(entry.payload) if entry.kind is EntryKind.RESULT else None,
-        failure=failure_from_json(failure) if failed else None,
-        heartbeat=json.loads(entry.details) if is_open and is_task and entry.details else None,
+        result=(sealed or json.loads(entry.payload)) if entry.kind is EntryKind.RESULT else None,
+        failure=(sealed.failure() if sealed else failure_from_json(failure)) if failed else None,
+        heartbeat=json.loads(said) if said else None,
     )

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from aiki.client import Call
-from aiki.codec import MAX_PAYLOAD, Codec, address
+from aiki.call import Call
+from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.ends import outcome, read_error, stored_error
 from aiki.errors import AikiError, DataError, DefinitionError, LimitExceeded
 from aiki.execution import Execution
@@ -53,7 +53,8 @@ class ChildMap:
             return []
         how = "raise" if self._is_strict else "return"
         parts = [call.version.encode() + b"\n" + call.payload for call in self._calls]
-        name = address(f"map/{self._calls[0].workflow}", b"\n".join([*parts, how.encode()]))
+        content = b"\n".join([*parts, how.encode()])
+        name = self._execution.address(f"map/{self._calls[0].workflow}", content)
         return await self._execution.operate(name, self._perform, self._read, fetch=self._fetch)
 
     # What is recorded

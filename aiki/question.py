@@ -58,14 +58,14 @@ class Question:
                     if over is None:
                         over = asyncio.ensure_future(completions.wait(self._run_id))
                         over.add_done_callback(lambda _: heard.ask_again())
-                    found = await self._hear(heard)
+                    found = await self._hear(mailbox, heard)
                     if found is not None:
                         return self._answer(*found)
         finally:
             if over is not None and not over.cancel() and not over.cancelled():
                 over.exception()  # whatever it is, the next question meets it
 
-    async def _hear(self, heard: Heard) -> tuple[str, bytes] | None:
+    async def _hear(self, mailbox: Mailbox, heard: Heard) -> tuple[str, bytes] | None:
         """Wait for the answer; None where it is to be asked for again."""
         loop = asyncio.get_running_loop()
         until = loop.time() + ASK_AGAIN
@@ -73,8 +73,8 @@ class Question:
             await heard.wait(until - loop.time())
             messages, heard.messages = heard.messages, []
             for message in messages:
-                if (found := read_answer(message, self._id)) is not None:
-                    return found
+                if read_answer(message, self._id) is not None:
+                    return read_answer(mailbox.opened_answer(self._run_id, message), self._id)
         heard.is_to_ask = False
         return None
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from aiki.asked import Asked
+from aiki.codec import address
 from aiki.commits import Commits
 from aiki.conditions import Conditions
 from aiki.errors import AikiError
@@ -38,6 +39,7 @@ class Recording(ABC):
     def __init__(self, claimed: ClaimedRun, host: Host, asked: Mapping[str, Asked]) -> None:
         self.owner = claimed.ownership
         self.scope = claimed.scope
+        self._secret = claimed.secret
         self.host = host
         self.asked = asked
         self._loop = asyncio.get_running_loop()
@@ -69,6 +71,10 @@ class Recording(ABC):
     @abstractmethod
     def look_for_questions(self) -> None:
         """Answer what is asked of the run, now or once nothing is repeated any more."""
+
+    def address(self, name: str, content: bytes) -> str:
+        """Give the address of what has this name and this content, such as a step's input."""
+        return address(name, content, self._secret)
 
     # What there is beside operations
 

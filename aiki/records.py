@@ -108,6 +108,13 @@ class Ownership:
     epoch: str
     token: str
     incarnation: str
+    origin: str = ""
+    """The run at the origin of the forks, if this is one."""
+
+    @property
+    def bound_to(self) -> str:
+        """Whose payloads what is recorded of the run is bound to, where it is sealed."""
+        return self.origin or self.run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +235,8 @@ class ClaimedRun:
     seed: str = ""
     """What it draws its random numbers from, if that is not its id: the run it was forked from."""
     streams: Mapping[str, StreamNote] = field(default_factory=dict[str, StreamNote])
+    secret: bytes = b""
+    """What the inputs in the addresses of its steps are hashed with, where they are secret."""
 
     @property
     def scope(self) -> str:
@@ -242,6 +251,8 @@ class DamagedRun:
 
     ownership: Ownership
     reason: str
+    is_sealed: bool = False
+    """Whether it is sound as far as is known, and cannot be opened here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from itertools import chain, islice
 from typing import Any, Literal, TypeAlias, cast, get_args
 from zoneinfo import ZoneInfo
 
+from aiki.envelope import Sealed
 from aiki.errors import DataError, LimitExceeded
 from aiki.firing import ask_to_end
 from aiki.records import ScheduleRecord
@@ -47,7 +48,8 @@ class ScheduleStatus:
     version: str
     pool: str
     input: Any
-    """The arguments of each run, as plain JSON by parameter."""
+    """The arguments of each run, as plain JSON by parameter; `aiki.Sealed` where the key to them
+    is not known here."""
     timing: str
     """In words, such as `0 9 * * * (Europe/Amsterdam)`."""
     overlap: str
@@ -227,7 +229,7 @@ def _status(record: ScheduleRecord, statuses: Iterator[str]) -> ScheduleStatus:
         workflow=record.workflow,
         version=record.version,
         pool=record.pool,
-        input=json.loads(record.input),
+        input=Sealed.of(record.input) or json.loads(record.input),
         timing=words,
         overlap=record.overlap,
         paused=record.paused,

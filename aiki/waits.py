@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
-from aiki.codec import address
 from aiki.durations import milliseconds
 from aiki.errors import AikiError, DataError, InvalidTransition, LimitExceeded, NotFound
 from aiki.execution import Execution
@@ -102,7 +101,8 @@ class Waits:
         async def perform(operation: Operation) -> None:
             await self._send(operation, topic, run_id, payload, key)
 
-        await self._execution.operate(address(f"send/{topic}", content), perform, _was_sent)
+        name = self._execution.address(f"send/{topic}", content)
+        await self._execution.operate(name, perform, _was_sent)
 
     # A sleep
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from aiki.client import DATA_DIR, REDIS_VARIABLE, Client
 from aiki.durations import Seconds
+from aiki.encryption import payload_codec
 from aiki.errors import AikiError, ConfigError
 from aiki.names import checked_name
 from aiki.store.urls import redis_url
@@ -53,6 +54,8 @@ class Options(TypedDict, total=False):
     max_memory: int | str
     retention: Seconds | str
     unserved_after: Seconds | str
+    encryption_keys: str | Path | None
+    compress_over: int | str | None
     log_level: LogLevel
     log_format: LogFormat
 
@@ -141,6 +144,14 @@ OPTIONS: tuple[Option, ...] = (
         "24h",
     ),
     Option(
+        "encryption_keys", readers.path, "FILE",
+        "Encrypt payloads with the first key in this file, and read those of all its keys.",
+        "payloads are plain",
+    ),
+    Option(
+        "compress_over", readers.size(0), "SIZE", "Compress payloads that are larger.", "never",
+    ),
+    Option(
         "log_level", readers.one_of("debug", "info", "warning", "error", "critical"), "LEVEL",
         "debug, info, warning, error or critical.", "info",
     ),
@@ -178,6 +189,8 @@ class Settings:
     max_memory: int = 2**30
     retention: float = 7 * 86400.0
     unserved_after: float = 86400.0
+    encryption_keys: Path | None = None
+    compress_over: int | None = None
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 
@@ -236,12 +249,16 @@ class Settings:
             raise ConfigError(f"{', '.join(told)}: {error}") from None
 
     def client(self) -> Client:
-        """Make a client of the store that these settings name; it is not connected yet."""
+        """Make a client of the store that these settings name; it is not connected yet.
+
+        The keys are read anew each time, so that a reload brings new ones.
+        """
         return Client(
             self.redis,
             data_dir=self.data_dir,
             namespace=self.namespace,
             durability=self.durability,
+            codec=payload_codec(self.encryption_keys, self.compress_over),
         )
 
 

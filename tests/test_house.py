@@ -13,12 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module of aiki imports from its own layer and from those above it in this list.
 LAYERS = (
     {"errors", "steering"},
+    {"envelope"},
+    {"encryption"},
     {"durations", "names", "process", "threads", "lock_file"},
     {"annotations", "refusals", "states"},
     {"codec"},
     {"failures", "retry", "schedule", "definition", "options"},
     {"topic", "asked"},
-    {"records"},
+    {"records", "call"},
     {"context"},
     {"journal", "checkpoint", "rounds", "store", "valkey_setup", "valkey_server", "embedded"},
     {"mail", "publisher", "conditions", "revival"},
@@ -50,7 +52,16 @@ LAYERS = (
     {"registry", "ending", "handler", "lifespans"},
     {"actor"},
     {"worker"},
-    {"cli_settings", "cli_options", "cli_output", "cli_exits", "cli_acl", "cli", "__init__"},
+    {
+        "cli_settings",
+        "cli_options",
+        "cli_output",
+        "cli_exits",
+        "cli_command",
+        "cli_security",
+        "cli",
+        "__init__",
+    },
 )
 
 # Values in, values out: these decide, and others act.

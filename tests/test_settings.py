@@ -82,6 +82,8 @@ def test_each_setting_can_be_given_in_each_place(load: Load) -> None:
         "max_memory": "512MiB",
         "retention": "3h",
         "unserved_after": "2d",
+        "encryption_keys": "keys",
+        "compress_over": "4KiB",
         "log_level": "debug",
         "log_format": "json",
     }

@@ -13,6 +13,7 @@ from aiki.records import Ownership
 from aiki.states import Status
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
+from aiki.store.seals import END, INPUT, PLAIN, Seals
 
 _START = SCRIPTS["start_child"].sha
 _START_SOME = SCRIPTS["start_children"].sha
@@ -21,6 +22,7 @@ _CASCADE = SCRIPTS["cascade"].sha
 _CANCEL = SCRIPTS["request_cancel"].sha
 
 BATCH = 100
+_TAKEN = 3  # parts of the answer to who has taken an end
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,19 @@ class MapState:
 class Children:
     """What an owner does with the children of its run, in one partition."""
 
-    def __init__(self, link: Link, base: str) -> None:
+    def __init__(self, link: Link, base: str, seals: Seals = PLAIN) -> None:
         self._link = link
         self._send = link.send
         self._base = base
+        self._seals = seals
 
     async def start_child(  # noqa: PLR0917 - six facts about one child
         self, owner: Ownership, key: str, entry: bytes, child_id: str, new: NewChild, payload: bytes
     ) -> int | bytes:
         """Start a child and record that: flags, or the word why not."""
+        if self._seals.is_on:
+            entry = self._seals.entry(owner.bound_to, key, entry)
+            payload = self._seals.payload(payload, child_id, INPUT)
         reply: int | bytes = await self._send((
             "EVALSHA", _START, "1", self._base, owner.run_id, owner.token, key, entry, child_id,
             new.policy, new.workflow, new.version, new.pool, payload, new.more,
@@ -73,6 +79,11 @@ class Children:
         wake_at: int,
     ) -> int | bytes:
         """Start some children of a map, each an index, an id and an input: flags, or the word."""
+        if self._seals.is_on:
+            some = [
+                (index, name, self._seals.payload(given, name, INPUT))
+                for index, name, given in some
+            ]
         reply: int | bytes = await self._send((
             "EVALSHA", _START_SOME, "1", self._base, owner.run_id, owner.token, key, rest,
             "1" if strict else "0", str(wake_at), new.policy, new.workflow, new.version, new.pool,
@@ -83,12 +94,18 @@ class Children:
     async def consume_end(
         self, owner: Ownership, key: str, written: int, rest: bytes, child_id: str, *,
         number: int, room: int,
-    ) -> Any:  # fmt: skip
-        """Take a child's end into the journal: flags, status and outcome; or the word why not."""
-        return await self._send((
+    ) -> list[Any] | int | bytes:  # fmt: skip
+        """Take a child's end into the journal: flags, status and outcome; or the word why not.
+
+        Raises `UnknownKey` and `Tampered`, once that is done.
+        """
+        answer: list[Any] | int | bytes = await self._send((
             "EVALSHA", _CONSUME, "1", self._base, owner.run_id, owner.token, key, str(written),
             rest, child_id, str(number), str(room),
         ))  # fmt: skip
+        if isinstance(answer, list) and len(answer) == _TAKEN and answer[1] != b"cancelled":
+            answer[2] = self._seals.opened(answer[2], child_id, END)
+        return answer
 
     async def read_map(self, run_id: str, key: str) -> MapState:
         """Read how the children of a map stand.
@@ -114,16 +131,22 @@ class Children:
         """Read how children ended; None of one that is not over or not there.
 
         Raises:
-            DataError: a record is damaged.
+            DataError: a record is damaged, or cannot be opened.
         """
         fields = ("status", "result", "failure")
         asked = [self._send(("HMGET", f"{self._base}run:{each}", *fields)) for each in child_ids]
         found: list[tuple[Status, bytes] | None] = []
         try:
-            for status, result, failure in await asyncio.gather(*asked):
+            for child, reply in zip(child_ids, await asyncio.gather(*asked), strict=True):
+                status, result, failure = reply
                 over = None if status in (None, b"deleted") else Status(status.decode())
-                outcome = result if over is Status.COMPLETED else failure
-                found.append((over, outcome or b"") if over is not None and over.is_final else None)
+                outcome = (result if over is Status.COMPLETED else failure) or b""
+                if over is None or not over.is_final:
+                    found.append(None)
+                elif over is Status.CANCELLED:
+                    found.append((over, outcome))
+                else:
+                    found.append((over, self._seals.opened(outcome, child, END)))
         except (StoreRefused, ValueError) as error:
             raise DataError(f"a child is damaged: {error}") from None
         return found

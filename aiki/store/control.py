@@ -12,6 +12,7 @@ from aiki.store.answers import found, refusal, replaced
 from aiki.store.batch import Link
 from aiki.store.keys import new_run_id, partition_of
 from aiki.store.scripts import SCRIPTS
+from aiki.store.seals import INPUT, PLAIN, Seals
 
 # A start may be sent again for an hour; a run that was deleted must not be started by that.
 TOMBSTONE_SECONDS = 2 * 3600
@@ -34,10 +35,11 @@ class Control:
     What the status of the run does not allow raises `InvalidTransition`.
     """
 
-    def __init__(self, link: Link, base: str, store_id: str) -> None:
+    def __init__(self, link: Link, base: str, store_id: str, seals: Seals = PLAIN) -> None:
         self._link = link
         self._base = base
         self._store_id = store_id
+        self._seals = seals
 
     async def pause(self, run_id: str, *, timeout: float) -> Status:
         """Have a run rest, and return the status it has now."""
@@ -119,9 +121,10 @@ class Control:
 
     async def retry_later(self, owner: Ownership, attempt: NextAttempt) -> bytes:
         """Let a run wait for the next attempt of its handler: OK or FENCED."""
+        reason = self._seals.reason(attempt.reason, owner.run_id)
         reply: bytes = await self._link.send((
             "EVALSHA", _LATER, "1", self._base, owner.run_id, owner.token, owner.incarnation,
-            str(attempt.number), str(attempt.begun), str(attempt.delay_ms), attempt.reason,
+            str(attempt.number), str(attempt.begun), str(attempt.delay_ms), reason,
             str(len(attempt.dropped)), *attempt.dropped, *attempt.loosened,
         ))  # fmt: skip
         return reply
@@ -131,6 +134,8 @@ class Control:
 
         The answers of its updates so far are kept for a day.
         """
+        if self._seals.is_on:
+            payload = self._seals.payload(payload, owner.bound_to, INPUT)
         reply: bytes = await self._link.send((
             "EVALSHA", _CONTINUE, "1", self._base, owner.run_id, owner.token, owner.incarnation,
             payload, str(ANSWERS_KEPT_MS),

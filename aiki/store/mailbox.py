@@ -12,6 +12,7 @@ from aiki.store.batch import Link
 from aiki.store.connection import Command
 from aiki.store.keys import new_token
 from aiki.store.scripts import SCRIPTS
+from aiki.store.seals import PLAIN, Seals, bound_to
 
 MAX_UNREAD = 1_000
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
@@ -29,9 +30,10 @@ _WAKE = SCRIPTS["wake_up"].sha
 class Mailbox:
     """What may be sent to the runs of one partition."""
 
-    def __init__(self, link: Link, base: str) -> None:
+    def __init__(self, link: Link, base: str, seals: Seals = PLAIN) -> None:
         self._link = link
         self._base = base
+        self._seals = seals
 
     async def post(
         self,
@@ -56,7 +58,8 @@ class Mailbox:
         """
         command = (
             "EVALSHA", _POST, "1", self._base, run_id, message_id or new_token(),
-            str(REMEMBERED_MS) if message_id is None else "", topic.encode() + b"\n" + payload,
+            str(REMEMBERED_MS) if message_id is None else "",
+            self._seals.message(run_id, topic, payload),
             str(MAX_UNREAD), str(MAX_UNREAD_BYTES), *(secret or ()),
         )  # fmt: skip
         if timeout is None:
@@ -94,20 +97,25 @@ class Mailbox:
             NotFound: there is no such run.
             InvalidTransition: the run is over, or nobody will answer as it is.
             LimitExceeded: too much lies there unread.
+            UnknownKey, Tampered: the recorded answer cannot be opened.
         """
         command = (
             "EVALSHA", _ASK, "1", self._base, run_id, answer_key or new_token(),
-            "" if answer_key else str(QUERY_MS), topic.encode() + b"\n" + payload,
+            "" if answer_key else str(QUERY_MS), self._seals.question(run_id, topic, payload),
             str(MAX_UNREAD), str(MAX_UNREAD_BYTES),
         )  # fmt: skip
         word, *rest = await self._link.send_within(command, timeout)
         if word == b"HELD":
             status, reason = (part.decode(errors="replace") for part in rest)
+            reason = self._seals.shown_reason(reason, run_id)
             why = f": {reason}" if reason else ""
             raise InvalidTransition(f"run {run_id} is {status} and cannot be asked{why}")
         _check(run_id, word, rest)
-        answered: bytes | None = rest[0] if word == b"DONE" else None
-        return answered
+        if word != b"DONE":
+            return None
+        seed = await self._link.send_within(("HGET", f"{self._base}run:{run_id}", "seed"), timeout)
+        answer: bytes = rest[0]
+        return self._seals.opened_raw(bound_to(run_id, seed), answer_key, answer)
 
     async def answer_unrecorded(
         self, owner: Ownership, number: int, forget: str, answer: bytes
@@ -116,11 +124,17 @@ class Mailbox:
 
         `forget` is the key of an update's answer, where it may be sent again.
         """
+        if self._seals.is_on:
+            answer = self._seals.answer(owner.run_id, answer)
         reply: int | bytes = await self._link.send((
             "EVALSHA", _ANSWER, "1", self._base, owner.run_id, owner.token, str(number), forget,
             answer,
         ))  # fmt: skip
         return reply
+
+    def opened_answer(self, run_id: str, told: bytes) -> bytes:
+        """Give an answer by the form in which it was told. Raises `UnknownKey` and `Tampered`."""
+        return self._seals.opened_answer(run_id, told)
 
     async def wake_up(self, run_id: str, *, timeout: float) -> None:
         """End the sleeps that a run is in.

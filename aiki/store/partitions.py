@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
+from aiki.envelope import PayloadCodec
 from aiki.errors import AikiError
 from aiki.store.answers import torn
 from aiki.store.connection import Address
@@ -33,12 +34,14 @@ class Partitions:
         *,
         revive: Callable[[], Awaitable[AikiError | None]] | None = None,
         role: Role = Role.SUPERVISOR,
+        codec: PayloadCodec | None = None,
     ) -> None:
         """Prepare it; see `Store`."""
         self.address = address
         self.namespace = namespace
         self._role = role
-        self.first = Store(address, namespace, revive=revive, role=role)
+        self._codec = codec
+        self.first = Store(address, namespace, revive=revive, role=role, codec=codec)
         self.all = [self.first]
         self._turn = 0
 
@@ -68,10 +71,7 @@ class Partitions:
         # Where every partition has been there before, one that is not is lost, and is not made
         # anew as if nothing had been in it.
         to_make = 0 if first.is_complete or not first.link.may_write else count
-        self.all += [
-            Store(self.address.of_partition(number), self.namespace, number, role=self._role)
-            for number in range(1, count)
-        ]
+        self.all += [self._partition(number) for number in range(1, count)]
         opening = (store.open(first.store_id, partitions=to_make) for store in self.all[1:])
         for outcome in await asyncio.gather(*opening, return_exceptions=True):
             if outcome is not None:
@@ -131,9 +131,13 @@ class Partitions:
         """End every connection."""
         await asyncio.gather(*(store.close() for store in self.all))
 
+    def _partition(self, number: int) -> Store:
+        address = self.address.of_partition(number)
+        return Store(address, self.namespace, number, role=self._role, codec=self._codec)
+
     async def _look_beside(self) -> None:
         """Refuse a first partition that seems new, and had others beside it on other nodes."""
-        beside = Store(self.address.of_partition(1), self.namespace, 1, role=self._role)
+        beside = self._partition(1)
         try:
             if await beside.is_there():
                 raise torn(1, beside.address.whereabouts)

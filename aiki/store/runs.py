@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiki.errors import AikiError, Conflict, DataError, NotFound, StoreRefused
@@ -18,13 +18,14 @@ from aiki.records import (
     RunSnapshot,
     parse_journal,
     parse_mailbox,
-    parse_streams,
 )
 from aiki.states import Status
 from aiki.store.answers import found, replaced
 from aiki.store.batch import Link
+from aiki.store.claimed import claimed_run
 from aiki.store.scripts import SCRIPTS
-from aiki.store.snapshots import PAYLOADS, TEXTS, snapshot
+from aiki.store.seals import END, INPUT, PLAIN, Seals, bound_to, sealed_keys
+from aiki.store.snapshots import PAYLOADS, TEXTS, shown, snapshot
 
 CANCEL_WANTED = 1  # bit of a commit's reply; the other bits count what is news
 
@@ -66,11 +67,12 @@ class NewRun:
 class Runs:
     """What may be done with the runs of one partition."""
 
-    def __init__(self, link: Link, base: str, store_id: str) -> None:
+    def __init__(self, link: Link, base: str, store_id: str, seals: Seals = PLAIN) -> None:
         self._link = link
         self._send = link.send
         self._base = base
         self._store_id = store_id
+        self._seals = seals
 
     async def start(self, runs: Sequence[NewRun], *, timeout: float) -> list[str | AikiError]:
         """Start runs, or find those that have their idempotency keys; for each its id, or why not.
@@ -82,8 +84,9 @@ class Runs:
             StoreReplaced: it is another one than it was.
             StoreUnavailable: no answer within `timeout`; starting again is safe.
         """
+        sent = self._sealed(runs) if self._seals.is_on else runs
         command: list[str | bytes] = ["EVALSHA", _START, "1", self._base, self._store_id]
-        for run in runs:
+        for run in sent:
             command += (
                 run.id, run.workflow, run.version, run.pool, run.input, run.reference,
                 run.input_hash, run.more,
@@ -91,7 +94,30 @@ class Runs:
         reply = await self._link.send_within(tuple(command), timeout)
         if reply[0] == b"STORE":
             raise replaced(self._link.address.described)
-        return [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
+        outcomes = [self._started(run, *answer) for run, answer in zip(runs, reply, strict=True)]
+        if self._seals.is_on:
+            for number, outcome in enumerate(outcomes):
+                if isinstance(outcome, Conflict):
+                    outcomes[number] = await self._judged(runs[number], outcome, timeout)
+        return outcomes
+
+    def _sealed(self, runs: Sequence[NewRun]) -> list[NewRun]:
+        """Give runs of which the store gets to know neither inputs nor plain digests of them."""
+        seals = self._seals
+        return [
+            replace(
+                run,
+                input=seals.payload(run.input, run.id, INPUT),
+                input_hash=seals.digest(run.input_hash),
+            )
+            for run in runs
+        ]
+
+    async def _judged(self, run: NewRun, conflict: Conflict, timeout: float) -> str | AikiError:
+        """Tell another input from the same one that was hashed with another key, or with none."""
+        key = f"{self._base}idem:{run.workflow}:{run.reference}"
+        known = await self._link.send_within(("HGET", key, "hash"), timeout)
+        return conflict.run_id if self._seals.is_same(run.input_hash, known) else conflict
 
     def _started(self, run: NewRun, word: bytes, rest: bytes) -> str | AikiError:
         told = rest.decode(errors="backslashreplace")
@@ -146,35 +172,12 @@ class Runs:
         if answer[0] != b"RUN":
             word: bytes = answer[0]
             return word
-        epoch = answer[1].decode()
-        now, record, journal, mailbox = answer[2:]
-        created, payload, cancel, cancel_at, news, wakes, *rest = record
-        generation, attempt, begun, seed, streams = rest
-        workflow, version, _ = entry.stream.removeprefix("ready:").split("/", 2)
-        ownership = Ownership(entry.run_id, epoch, f"{epoch}:{token}", incarnation)
-        try:
-            return ClaimedRun(
-                ownership,
-                workflow,
-                version,
-                int(created),
-                int(now),
-                payload,
-                None if cancel is None else cancel.decode(),
-                None if cancel_at is None else cancel_at.decode(),
-                News(int(news or 0), int(wakes or 0), parse_mailbox(mailbox)),
-                parse_journal(journal),
-                int(generation or 0),
-                int(attempt or 1),
-                int(begun or 0),
-                (seed or b"").decode(),
-                parse_streams(streams or b""),
-            )
-        except (DataError, TypeError, ValueError) as error:
-            return DamagedRun(ownership, f"What is stored of the run is damaged: {error}")
+        return claimed_run(entry, token, incarnation, answer, self._seals)
 
     async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
         """Record how a step ended; flags, or the script's word why not."""
+        if self._seals.is_on:
+            entry = self._seals.entry(owner.bound_to, key, entry)
         command = ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
         reply: int | bytes = await self._send(command)
         return reply
@@ -183,6 +186,8 @@ class Runs:
         self, owner: Ownership, key: str, delay_ms: int, rest: bytes
     ) -> int | bytes:
         """Record a failed attempt and when the next is due; flags, or the word why not."""
+        if self._seals.is_on:
+            rest = self._seals.entry(owner.bound_to, key, rest)
         reply: int | bytes = await self._send((
             "EVALSHA", _ATTEMPT, "1", self._base, owner.run_id, owner.token, key, delay_ms, rest,
         ))  # fmt: skip
@@ -190,6 +195,8 @@ class Runs:
 
     async def heartbeat_step(self, owner: Ownership, key: str, rest: bytes) -> int | bytes:
         """Record that an attempt is under way and what it said; flags, or the word why not."""
+        if self._seals.is_on:
+            rest = self._seals.entry(owner.bound_to, key, rest)
         command = ("EVALSHA", _BEAT, "1", self._base, owner.run_id, owner.token, key, rest)
         reply: int | bytes = await self._send(command)
         return reply
@@ -224,6 +231,8 @@ class Runs:
         self, owner: Ownership, key: str, entry: bytes, *, seen: int | None, woken: bool
     ) -> Any:
         """Record that a wait is over: flags; EARLY with the ms left; NEWS; or the word why not."""
+        if self._seals.is_on:
+            entry = self._seals.entry(owner.bound_to, key, entry)
         return await self._send((
             "EVALSHA", _END_WAIT, "1", self._base, owner.run_id, owner.token, key, entry,
             "" if seen is None else str(seen), "1" if woken else "0",
@@ -233,6 +242,8 @@ class Runs:
         self, owner: Ownership, key: str, entry: bytes, number: int
     ) -> int | bytes:
         """Take a message into the journal: flags, or the word why not."""
+        if self._seals.is_on:
+            entry = self._seals.entry(owner.bound_to, key, entry)
         reply: int | bytes = await self._send((
             "EVALSHA", _CONSUME, "1", self._base, owner.run_id, owner.token, key, entry,
             str(number),
@@ -243,6 +254,9 @@ class Runs:
         self, owner: Ownership, key: str, entry: bytes, told: bytes
     ) -> int | bytes:
         """Record the answer to an update and tell it: flags, or the word why not."""
+        if self._seals.is_on:
+            entry = self._seals.entry(owner.bound_to, key, entry)
+            told = self._seals.answer(owner.run_id, told)
         reply: int | bytes = await self._send(
             ("EVALSHA", _ANSWER, "1", self._base, owner.run_id, owner.token, key, entry, told)
         )
@@ -252,7 +266,7 @@ class Runs:
         """Tell what is new to an owner, and whether a cancel is to be met; None if fenced.
 
         Raises:
-            DataError: the mailbox is damaged.
+            DataError: the mailbox is damaged, or cannot be opened.
         """
         reply = await self._send(
             ("EVALSHA", _NEWS, "1", self._base, owner.run_id, owner.token, str(seen))
@@ -261,9 +275,12 @@ class Runs:
             return None
         count, wakes, cancel, cancel_at, mailbox, pause = reply
         try:
-            news = News(int(count), int(wakes), parse_mailbox(mailbox), pause == b"1")
+            mail = parse_mailbox(mailbox)
+            news = News(int(count), int(wakes), mail, pause == b"1")
         except ValueError as error:
             raise DataError(f"the mailbox of run {owner.run_id} is damaged: {error}") from None
+        if mail:
+            news = replace(news, mail=self._seals.opened_mail(owner.run_id, mail))
         return news, cancel is not None and cancel_at is None
 
     async def park(
@@ -289,6 +306,8 @@ class Runs:
         abandoned: Sequence[tuple[str, bytes]],
     ) -> bytes:
         """End the run: OK or FENCED. `abandoned` are the steps still pending."""
+        if self._seals.is_on:
+            payload = self._seals.payload(payload, owner.run_id, END)
         reply: bytes = await self._send((
             "EVALSHA", _FINISH, "1", self._base, owner.run_id, owner.token,
             owner.incarnation, status.value, payload,
@@ -296,8 +315,13 @@ class Runs:
         ))  # fmt: skip
         return reply
 
-    async def stall(self, owner: Ownership, reason: str) -> bytes:
-        """Hold the run until somebody repairs it: OK or FENCED."""
+    async def stall(self, owner: Ownership, reason: str, *, is_open: bool = False) -> bytes:
+        """Hold the run until somebody repairs it: OK or FENCED.
+
+        The reason may quote data, and is sealed as that is, unless it is to be `is_open`.
+        """
+        if self._seals.is_on and not is_open:
+            reason = self._seals.reason(reason, owner.run_id)
         reply: bytes = await self._send((
             "EVALSHA", _STALL, "1", self._base, owner.run_id, owner.token,
             owner.incarnation, reason,
@@ -330,12 +354,20 @@ class Runs:
     async def watch(self, run_id: str, inbox: str) -> tuple[Status, bytes] | None:
         """Give a run's end; None where it is to come, and will be told to the inbox.
 
+        In both cases its outcome is as it is stored: `end` reads it.
+
         Raises:
             NotFound: there is no such run.
         """
         reply = await self._send(("EVALSHA", _WATCH, "1", self._base, run_id, inbox))
         word = found(run_id, reply[0])
         return None if len(reply) == 1 else (Status(word.decode()), reply[1])
+
+    def end(self, run_id: str, status: Status, outcome: bytes) -> bytes:
+        """Give the outcome of a run by its stored form. Raises `UnknownKey` and `Tampered`."""
+        if status is Status.CANCELLED:
+            return outcome  # the reason of a cancel is never sealed
+        return self._seals.opened(outcome, run_id, END)
 
     async def outcome(self, run_id: str) -> tuple[Status, bytes] | None:
         """Look whether a run is over, and tell nobody that somebody waits for it.
@@ -349,16 +381,16 @@ class Runs:
         return (word, outcomes[0] or outcomes[1] or b"") if word.is_final else None
 
     async def snapshot(self, run_id: str, *, timeout: float) -> RunSnapshot:
-        """Read a run's record.
+        """Read a run's record; a payload that cannot be opened stays as it is stored.
 
         Raises:
             NotFound: there is no such run.
         """
-        command = ("HMGET", f"{self._base}run:{run_id}", *TEXTS, *PAYLOADS)
-        reply = await self._link.send_within(command, timeout)
+        command = ("HMGET", f"{self._base}run:{run_id}", *TEXTS, *PAYLOADS, "seed")
+        *reply, seed = await self._link.send_within(command, timeout)
         if reply[0] is None:
             found(run_id, b"NONE")
-        return snapshot(run_id, reply)
+        return shown(snapshot(run_id, reply), self._seals, bound_to(run_id, seed))
 
     async def snapshots(self, run_ids: Sequence[str], *, timeout: float) -> list[RunSnapshot]:
         """Read several records without their payloads; runs removed meanwhile are left out."""
@@ -368,9 +400,18 @@ class Runs:
         ]
         replies = await asyncio.gather(*futures)
         pairs = zip(run_ids, replies, strict=True)
-        return [snapshot(run_id, reply) for run_id, reply in pairs if reply[0] is not None]
+        read = [snapshot(run_id, reply) for run_id, reply in pairs if reply[0] is not None]
+        return [shown(run, self._seals, run.id) for run in read]
 
     async def journal(self, run_id: str, *, timeout: float) -> dict[str, Entry]:
-        """Read what is recorded of a run's steps, by `address#n`."""
+        """Read what is recorded of a run's steps, by `address#n`.
+
+        What is encrypted with a key that is not known here stays as it is stored.
+        """
         command = ("HGETALL", f"{self._base}run:{run_id}:journal")
-        return parse_journal(await self._link.send_within(command, timeout))
+        entries = parse_journal(await self._link.send_within(command, timeout))
+        if sealed_keys(entries):
+            reading = ("HGET", f"{self._base}run:{run_id}", "seed")
+            seed = await self._link.send_within(reading, timeout)
+            self._seals.show_entries(bound_to(run_id, seed), entries)
+        return entries

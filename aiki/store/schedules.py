@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from aiki.envelope import SEALED
 from aiki.errors import Conflict, NotFound
 from aiki.records import DueSchedule, ScheduleRecord, StoredSchedule
 from aiki.store.answers import replaced
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
+from aiki.store.seals import INPUT, PLAIN, Seals
 
 BATCH = 20
 HOLD = 2000  # ms for which who took a schedule may take to fire it, before others try too
@@ -24,10 +27,11 @@ _RECORD = (
 class Schedules:
     """What may be done with the schedules of one partition."""
 
-    def __init__(self, link: Link, base: str, store_id: str) -> None:
+    def __init__(self, link: Link, base: str, store_id: str, seals: Seals = PLAIN) -> None:
         self._link = link
         self._base = base
         self._store_id = store_id
+        self._seals = seals
 
     async def now(self, *, timeout: float) -> int:
         """Ask for the server's time, in milliseconds."""
@@ -46,18 +50,30 @@ class Schedules:
             StoreRefused: the store is full.
             StoreReplaced: it is another one than it was.
         """
+        given, digest = new.input, new.digest
+        if self._seals.is_on:
+            given = self._seals.codec.seal(given, "", INPUT, schedule=new.id)
+            digest = self._seals.digest(digest)
         word = self._same_store(
             await self._script(
-                "activate_schedule", self._store_id, new.id, new.digest, "1" if replace else "0",
-                planned, due, new.workflow, new.version, new.pool, new.input, new.overlap,
+                "activate_schedule", self._store_id, new.id, digest, "1" if replace else "0",
+                planned, due, new.workflow, new.version, new.pool, given, new.overlap,
                 new.timing, new.more, timeout=timeout,
             )
         )  # fmt: skip
-        if word == b"CONFLICT":
+        if word == b"CONFLICT" and not await self._is_same(new, timeout=timeout):
             raise Conflict(
                 f"schedule {new.id!r} is active with another definition; give this one another "
                 'name, or replace that one with on_conflict="replace"'
             )
+
+    async def _is_same(self, new: StoredSchedule, *, timeout: float) -> bool:
+        """Tell whether there is the same definition, hashed with another key or with none."""
+        if not self._seals.is_on:
+            return False
+        key = f"{self._base}schedule:{new.id}"
+        known = await self._link.send_within(("HGET", key, "digest"), timeout)
+        return self._seals.is_same(new.digest, known)
 
     async def trigger(
         self, schedule: str, overlap: str, run_id: str, occurrence: int, *, timeout: float
@@ -163,9 +179,15 @@ class Schedules:
             )
         )
         return [
-            None if reply[4] is None else _record(schedule, reply)
+            None if reply[4] is None else self._shown(_record(schedule, reply))
             for schedule, reply in zip(schedules, replies, strict=True)
         ]
+
+    def _shown(self, record: ScheduleRecord) -> ScheduleRecord:
+        if not record.input.startswith(SEALED):
+            return record
+        given = self._seals.shown(record.input, "", INPUT) or b""
+        return dataclasses.replace(record, input=given)
 
     async def statuses(self, run_ids: Sequence[str], *, timeout: float) -> list[str | None]:
         """Read the statuses of runs; None in the place of one that is gone."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from aiki.envelope import SEALED
 from aiki.records import RunSnapshot
 from aiki.states import WAITING, Status
+from aiki.store.seals import END, INPUT, Seals
 
 # As `snapshot` reads them
 TEXTS = (
@@ -52,6 +55,20 @@ def snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
         _number(generation),
         forked_from or "",
         text[22] or "",
+    )
+
+
+def shown(run: RunSnapshot, seals: Seals, bound_to: str) -> RunSnapshot:
+    """Open what there is to be opened; what cannot be opened here stays as it is stored."""
+    if run.reason:
+        run = replace(run, reason=seals.shown_reason(run.reason, run.id))
+    if not any(each and each.startswith(SEALED) for each in (run.input, run.result, run.failure)):
+        return run
+    return replace(
+        run,
+        input=seals.shown(run.input, bound_to, INPUT) or b"",
+        result=seals.shown(run.result, run.id, END),
+        failure=seals.shown(run.failure, run.id, END),
     )
 
 

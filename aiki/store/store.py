@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 
+from aiki.envelope import PayloadCodec
 from aiki.errors import AikiError, StoreRefused
 from aiki.store.answers import replaced, torn
 from aiki.store.audit import Audit
@@ -21,6 +22,7 @@ from aiki.store.rights import Role
 from aiki.store.runs import Runs
 from aiki.store.schedules import Schedules
 from aiki.store.scripts import SCRIPTS
+from aiki.store.seals import Seals
 from aiki.store.streams import Streams
 from aiki.store.tail import Tail
 from aiki.store.timers import Timers
@@ -42,11 +44,13 @@ class Store:
         *,
         revive: Callable[[], Awaitable[AikiError | None]] | None = None,
         role: Role = Role.SUPERVISOR,
+        codec: PayloadCodec | None = None,
     ) -> None:
         """Prepare it; `revive` is called, and says what is wrong, as long as nobody answers.
 
         The server is asked for the rights of `role`; a reader is kept from writing here as well.
         """
+        self._seals = Seals(codec)
         self.address = address
         self.namespace = namespace
         self.number = number
@@ -96,16 +100,17 @@ class Store:
                 f"{self.address.described} holds data of schema {schema} and this release reads "
                 f"schema {SCHEMA}; use another namespace or the release that wrote it"
             )
-        self.runs = Runs(self.link, base, self.store_id)
-        self.control = Control(self.link, base, self.store_id)
+        seals = self._seals
+        self.runs = Runs(self.link, base, self.store_id, seals)
+        self.control = Control(self.link, base, self.store_id, seals)
         self.workers = Workers(self.link, base, self.store_id)
-        self.children = Children(self.link, base)
-        self.mailbox = Mailbox(self.link, base)
-        self.streams = Streams(self.link, base)
+        self.children = Children(self.link, base, seals)
+        self.mailbox = Mailbox(self.link, base, seals)
+        self.streams = Streams(self.link, base, seals)
         self.timers = Timers(self.link, base)
         self.audit = Audit(self.link, base)
         self.catalog = Catalog(self.link, base)
-        self.schedules = Schedules(self.link, base, self.store_id)
+        self.schedules = Schedules(self.link, base, self.store_id, seals)
 
     async def is_there(self) -> bool:
         """Connect, and tell whether the partition belongs to any store; it is not made."""

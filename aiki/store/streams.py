@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from aiki.envelope import SEALED
 from aiki.errors import DataError, NotFound
 from aiki.records import Ownership, StreamNote, parse_streams, stream_lines
 from aiki.states import Status
 from aiki.store.batch import Link
 from aiki.store.scripts import SCRIPTS
+from aiki.store.seals import PLAIN, Seals
 
 MAX_CHUNK = 64 * 1024
 MAX_CHUNKS = 100_000  # of a run
@@ -50,9 +52,10 @@ class StoredChunk:
 class Streams:
     """The streams of the runs of one partition."""
 
-    def __init__(self, link: Link, base: str) -> None:
+    def __init__(self, link: Link, base: str, seals: Seals = PLAIN) -> None:
         self._link = link
         self._base = base
+        self._seals = seals
 
     async def publish(
         self,
@@ -69,8 +72,10 @@ class Streams:
             "EVALSHA", _PUBLISH, "1", self._base, owner.run_id, owner.token, str(published),
             str(published + len(chunks)), stream_lines(notes),
         ]  # fmt: skip
+        seals = self._seals
         for topic, offset, chunk in chunks:
-            command += (topic, f"0-{offset + 1}", chunk)
+            stored = seals.chunk(owner.run_id, topic, chunk) if seals.is_on else chunk
+            command += (topic, f"0-{offset + 1}", stored)
         reply: int | bytes = await self._link.send(tuple(command))
         return reply
 
@@ -100,7 +105,7 @@ class Streams:
 
         Raises:
             NotFound: there is no such run.
-            DataError: what is stored is damaged.
+            DataError: what is stored is damaged, or cannot be opened.
         """
         run = f"{self._base}run:{run_id}"
         about = ("HMGET", run, "status", "streams")
@@ -119,9 +124,15 @@ class Streams:
                 # They were answered in the other order: what is asked now comes after the end.
                 found = await self._link.send_within(piece, timeout)
             chunks = [StoredChunk.parse(fields[1]) for _, fields in found]
-            return chunks, is_complete and len(chunks) < AT_ONCE
         except (ValueError, LookupError) as error:
             raise DataError(f"stream {topic!r} of run {run_id} is damaged: {error}") from None
+        opened = [
+            replace(each, payload=self._seals.opened_chunk(run_id, topic, each.payload))
+            if each.payload.startswith(SEALED)
+            else each
+            for each in chunks
+        ]
+        return opened, is_complete and len(opened) < AT_ONCE
 
     def channel(self, run_id: str) -> str:
         """Name the channel on which those hear of a run who look at what it publishes."""

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from aiki.client import Call, Client
+from aiki.call import Call
+from aiki.client import Client
+from aiki.envelope import PayloadCodec
 from aiki.handle import Handle
 from aiki.states import Status
 from aiki.store.keys import prefix
@@ -50,10 +52,10 @@ class App:
         """Connect the client."""
         self._client = await self.connect()
 
-    async def connect(self) -> Client:
+    async def connect(self, codec: PayloadCodec | None = None) -> Client:
         """Make another client of the same namespace, with a connection of its own."""
         return await self._stack.enter_async_context(
-            Client(self.url, namespace=self.namespace, start_timeout=TIMEOUT)
+            Client(self.url, namespace=self.namespace, start_timeout=TIMEOUT, codec=codec)
         )
 
     def worker(

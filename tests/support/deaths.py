@@ -111,9 +111,9 @@ class MortalRuns(Runs):
         self.over.add(owner.run_id)
         return reply
 
-    async def stall(self, owner: Ownership, reason: str) -> bytes:
+    async def stall(self, owner: Ownership, reason: str, *, is_open: bool = False) -> bytes:
         stall = super().stall
-        reply = await self.write(owner, lambda: stall(owner, reason))
+        reply = await self.write(owner, lambda: stall(owner, reason, is_open=is_open))
         self.over.add(owner.run_id)
         return reply
 

@@ -173,3 +173,10 @@ def hooks_have_types() -> None:
     workflow("orders", context=returns)  # type: ignore[arg-type]
     workflow("orders", middleware=check)  # type: ignore[arg-type]
     orders.v("1.0.5", on_failure=check)  # type: ignore[arg-type]
+
+
+def codecs_have_types() -> None:
+    aiki.client(codec="2030-01")  # type: ignore[arg-type]
+    aiki.Encrypted({"2030-01": "a text"})  # type: ignore[dict-item]
+    aiki.Encrypted([b"a key"])  # type: ignore[arg-type]
+    aiki.Compressed(1024)  # type: ignore[call-arg]

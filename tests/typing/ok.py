@@ -30,7 +30,7 @@ from aiki import (
     task,
     workflow,
 )
-from aiki.client import PlainCall
+from aiki.call import PlainCall
 
 
 @dataclass(frozen=True)
@@ -309,3 +309,16 @@ async def schedules(client: Client, order: Order) -> None:
         catch_up_window=3600,
         jitter=timedelta(seconds=30),
     )
+
+
+def codecs(key: bytes) -> None:
+    codec = aiki.Encrypted({"2030-01": key}, compress_over=4096)
+    assert_type(codec.key_id, str)
+    assert_type(aiki.Encrypted.from_file("keys"), aiki.Encrypted)
+    aiki.client(codec=codec)
+    aiki.client(codec=aiki.Compressed(over=1024))
+    aiki.client(codec=None)
+    try:
+        raise aiki.UnknownKey("missing", key_id="2030-01")
+    except aiki.DataError as error:
+        assert_type(error, aiki.DataError)
