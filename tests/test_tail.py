@@ -113,7 +113,7 @@ async def test_a_run_whose_last_step_is_gone_goes_on_from_where_the_store_has_it
         backup.restore()
         await eventually(lambda: client.store.tail.affected)
         gate.set()
-        assert await blocked.wait_for_completion(timeout=30) == [1, 1]
+        assert await blocked.wait_for_completion(timeout=60) == [1, 1]
         assert handle.id in client.store.tail.affected
         assert blocked.id not in client.store.tail.affected
         await worker.stop()
@@ -144,6 +144,6 @@ async def test_no_later_step_is_recorded_beside_a_gap(
         await eventually(lambda: client.store.tail.affected == [handle.id])
         gate.set()
         # Both steps again: the second one's result of the first life is nobody's.
-        assert await handle.wait_for_completion(timeout=30) == [2, 2]
+        assert await handle.wait_for_completion(timeout=60) == [2, 2]
         assert [step.result for step in await handle.journal()] == [2, 2]
         await worker.stop()

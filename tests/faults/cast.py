@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import psutil
 
@@ -18,7 +19,7 @@ from tests.faults.site import Site
 from tests.support.waiting import eventually
 
 # What a story may take on a busy machine.
-LONG = 60.0
+LONG = 90.0
 
 
 class Cast:
@@ -33,13 +34,15 @@ class Cast:
         self._born = 0
         self._is_ending = False
 
-    def enter(self, role: str, *, slots: int = 3, retention: float = 3600.0) -> Child:
-        """Make a process; it may be caught where its role is that of the story."""
+    def enter(self, role: str, **options: Any) -> Child:
+        """Make a process; it may be caught where its role is that of the story.
+
+        The options are those of a `Birth`.
+        """
         birth = Birth(
-            role, self.site.server.url, str(self.site.ledger),
-            trapped=role == self._trapped, slots=slots, retention=retention,
-        )  # fmt: skip
-        return self._bear(birth)
+            role, self.site.server.url, str(self.site.ledger), trapped=role == self._trapped
+        )
+        return self._bear(replace(birth, **options))
 
     def has(self, role: str) -> bool:
         """Tell whether somebody of a role is there."""

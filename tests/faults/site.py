@@ -136,7 +136,7 @@ class Site:
         await eventually(arrived, deadline, f"run {handle.id} is {status}")
 
     async def complete(
-        self, handles: Iterable[Handle[Receipt]], *, within: float = 60.0
+        self, handles: Iterable[Handle[Receipt]], *, within: float = 90.0
     ) -> list[Story]:
         """Wait for the end of runs, and check what must hold for each, whatever has happened."""
         handles = list(handles)
@@ -148,13 +148,13 @@ class Site:
             for handle, receipt in zip(handles, receipts, strict=True)
         ]
 
-    async def is_alive(self, count: int = 10, within: float = 30.0) -> None:
+    async def is_alive(self, count: int = 10, within: float = 60.0) -> None:
         """See new orders through, each step once: the store and the workers are well again."""
         stories = await self.complete(await self.start_many(count, "afterwards"), within=within)
         assert [story for story in stories if not story.is_undisturbed()] == []
 
     async def is_consistent(
-        self, *, workers: int, tidy: bool = False, deadline: float = 60.0
+        self, *, workers: int, tidy: bool = False, deadline: float = 90.0
     ) -> None:
         """Wait until so many workers hold a lease and nothing is wrong with the store.
 

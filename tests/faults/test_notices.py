@@ -101,12 +101,12 @@ async def test_a_worker_that_is_stopped_while_it_begins_a_new_life_leaves_no_lea
 async def test_an_inbox_that_hears_nothing_for_long_stays_connected(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "PING_EVERY", 0.25)
+    monkeypatch.setattr(inbox, "PING_EVERY", 0.75)
     store = app.client.store
     heard = asyncio.Queue[bytes]()
     connections: list[None] = []
     channel = await store.inbox.subscribe("a", heard.put_nowait, lambda: connections.append(None))
-    await asyncio.sleep(0.8)  # of silence
+    await asyncio.sleep(2.4)  # of silence
     await store.link.send(("PUBLISH", channel, "hello"))
     async with asyncio.timeout(30):
         assert await heard.get() == b"hello"
@@ -117,7 +117,7 @@ async def test_no_read_waits_at_the_server_for_longer_than_the_lease_of_its_work
     app: App,
 ) -> None:
     # Given a worker that reads, and is stopped until after its lease is over
-    lease = 0.6
+    lease = 6.0
     store, scene = app.client.store, Scene(app.client.store)
     worker = await scene.register(STREAM)
     reader = store.workers.ready_reader(store.address, worker, lease=lease)

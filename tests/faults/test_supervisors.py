@@ -144,7 +144,7 @@ async def test_a_supervisor_takes_the_runs_of_another_that_was_killed_with_its_w
                 for handle in handles:
                     await site.under_way(handle, "charge", 2)
                 taken = time.monotonic() - begun
-                assert 1.5 < taken < 8.0
+                assert 1.0 < taken < 40.0
                 site.open("open")
                 stories = await site.complete(handles)
                 assert all(story.starts["validate"] == 1 for story in stories)
@@ -157,7 +157,7 @@ async def test_a_supervisor_takes_the_runs_of_another_that_was_killed_with_its_w
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_workers_that_are_replaced_again_and_again_do_each_step_once(tmp_path: Path) -> None:
     async with serving(tmp_path) as (site, found):
         handles = await site.start_many(20, "before")

@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 R = TypeVar("R")
 
-TIMEOUT = 10.0  # for what is over at once, on a machine that may be busy
+TIMEOUT = 60.0  # for what is over at once, on a machine that may be busy
 
 Definition = Workflow | WorkflowVersion[..., Any]
 
@@ -48,7 +48,7 @@ class App:
     async def connect(self) -> Client:
         """Make another client of the same namespace, with a connection of its own."""
         return await self._stack.enter_async_context(
-            Client(self.url, namespace=self.namespace, start_timeout=10)
+            Client(self.url, namespace=self.namespace, start_timeout=60)
         )
 
     def worker(

@@ -40,7 +40,7 @@ class RedisServer:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         self.launch()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self._answers():
             if time.monotonic() > deadline or self._has_ended():
                 raise RuntimeError((self._directory / "log").read_text())
@@ -110,7 +110,7 @@ class RedisServer:
     def wait(self) -> None:
         """Wait for its end."""
         assert self._process is not None
-        self._process.wait(20)
+        self._process.wait(60)
 
     def _answers(self) -> bool:
         try:
@@ -120,7 +120,7 @@ class RedisServer:
 
     def _say(self, command: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(20)
+            probe.settimeout(60)
             probe.connect(str(self.socket))
             probe.sendall(command)
             return probe.recv(1000)
