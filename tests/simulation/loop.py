@@ -64,6 +64,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._outside = Node("outside")
         self.nodes = [self._outside]
         self.turns = 0
+        self.failure: BaseException | None = None
+        """What a callback has raised; it ends everything."""
+        self.set_exception_handler(self._fail)
         self.set_task_factory(cast("Any", _make_task))
 
     def add(self, name: str) -> Node:
@@ -112,8 +115,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._timers, (when, self._made, timer, node))
         return timer
 
+    def _fail(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        known = isinstance(error, BaseException)
+        self.failure = self.failure or (error if known else AssertionError(context["message"]))
+
     def _run_once(self) -> None:
         """Call back once. What is frozen is passed over, and keeps its order."""
+        if self.failure is not None:
+            raise self.failure
         self.turns += 1
         late: list[tuple[float, int, asyncio.TimerHandle, Node]] = []
         while self._timers and self._timers[0][0] <= self._time:

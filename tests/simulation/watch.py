@@ -78,15 +78,18 @@ class Watch:
         if name in OF_ANY:
             known |= self._runs.keys()
         for run_id in sorted(known):
-            self._look_at(run_id, name)
+            parent = self._look_at(run_id, name)
+            if parent is not None and parent not in known:  # it hears of the end of its child
+                self._look_at(parent, name)
 
-    def _look_at(self, run_id: bytes, script: str) -> None:
+    def _look_at(self, run_id: bytes, script: str) -> bytes | None:
+        """Check a run, and give the id of its parent."""
         key = self._base + b"run:" + run_id
         record, journal = map(
             _fields, self._server.ask(("HGETALL", key), ("HGETALL", key + b":journal"))
         )
         if record.get(b"status", b"deleted") == b"deleted":
-            return
+            return None
         now, was = Seen(record, journal), self._runs.get(run_id)
         self._runs[run_id] = now
         try:
@@ -100,6 +103,7 @@ class Watch:
             step = f"{run_id.decode()}/{name.decode()}"
             if entry[:1] in b"rf" and step not in self.effects_at_record:
                 self.effects_at_record[step] = self._effects[step]
+        return record.get(b"parent")
 
     def _check_place(self, run_id: bytes, now: Seen) -> None:
         """Check that a run is where its record says: with its owner, on offer and listed."""

@@ -77,6 +77,7 @@ class World:
         self.processes: list[Process] = []
         self.handles: list[Handle[list[str]]] = []
         self.is_healed = False
+        self.trace = ""
         self._made = 0
 
     def simulate(self, runs: int) -> Report:
@@ -89,7 +90,7 @@ class World:
         finally:
             self._end()
         return Report(
-            self.watch.trace,
+            self.trace,
             self.watch.scripts.total(),
             dict(self.server.faults),
             self.loop.time() - BEGINNING,
@@ -124,6 +125,7 @@ class World:
         await self._until_all_are_over()
         for process in self.processes:
             await process.node.run(process.worker.stop())
+        self.trace = self.watch.trace  # without the audit, whose order is that of a hash
         await audit(Scene(client.store))
 
     async def _until_all_are_over(self) -> None:
@@ -194,6 +196,8 @@ class World:
         """Take everything down, so that nothing is left for another test to trip over."""
         self.server.on_script = lambda *_: None
         self.server.is_faulty = False
+        self.loop.set_exception_handler(lambda *_: None)
+        self.loop.failure = None
         self.server.close()
         for node in self.loop.nodes:
             node.frozen_until = 0.0
