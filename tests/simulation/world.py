@@ -147,7 +147,7 @@ class World:
         self._made += 1
         node = self.loop.add(f"worker-{self._made}")
         client: Client | None = None
-        while client is None or client._store is None:
+        while client is None or client._partitions is None:
             client = self._client(node.name)
             with suppress(AikiError):
                 await node.run(client.connect())
