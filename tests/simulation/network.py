@@ -157,6 +157,7 @@ class Connection:
     ) -> None:
         self.channels: set[bytes] = set()
         self.heard_at = server.loop.time()
+        self.lost_by = ""
         self.name = name
         self._server = server
         self._rng = server.rng
