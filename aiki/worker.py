@@ -275,7 +275,8 @@ class Worker:
             on_gone=self._on_gone,
             on_claims_end=self._on_done,
         )
-        await self._life.begin(quarantine=self._quarantine)
+        if not await self._life.begin(quarantine=self._quarantine):
+            await self._live()
 
     async def _die(self, cause: str) -> None:
         """End this life: give everything back, whatever it was doing."""
