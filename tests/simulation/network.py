@@ -25,7 +25,7 @@ from aiki.store.scripts import SCRIPTS
 from tests.simulation.loop import BEGINNING, HERE, SimulatedLoop
 from tests.support import stopped_clock
 
-LATENCY = 0.01  # seconds of one way, in the mean: so that runs last long enough to be hit
+LATENCY = 0.04  # seconds of one way, in the mean: so that runs last long enough to be hit
 
 OFFERING = {name for name, script in SCRIPTS.items() if "'XADD'" in script.source}
 TELLING = {name for name, script in SCRIPTS.items() if "'PUBLISH'" in script.source}
@@ -229,11 +229,11 @@ class Connection:
         self._is_busy = False
         if self._server.is_closed or not self._queue:
             return
-        if self._is_open and self._server.happens("connection cut, the rest done later", 0.004):
+        if self._is_open and self._server.happens("connection cut, the rest done later", 0.01):
             self.abort()
             self._go_on(self._rng.uniform(0, 5))
             return
-        if self._is_open and self._server.happens("connection silent for seconds", 0.004):
+        if self._is_open and self._server.happens("connection silent for seconds", 0.01):
             self._go_on(self._rng.uniform(0.5, 6))
             return
         command = self._queue.popleft()
@@ -241,7 +241,7 @@ class Connection:
             self._read(command)
             return
         reply = self._do(command)
-        if self._is_open and self._server.happens("reply lost", 0.006):
+        if self._is_open and self._server.happens("reply lost", 0.015):
             self.abort()
         self.answer(reply)
         self._go_on(self._latency() / 10 if self._is_open else self._rng.uniform(0, 2))

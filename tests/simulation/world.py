@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ NAMESPACE = "simulated"
 BASE = f"aiki:{NAMESPACE}:{{0}}:"
 LEASE = 6.0
 WORKERS = 3
-STORM = 30.0  # simulated seconds in which faults happen, and runs are started
+ALONE_AFTER = 6.0  # or most of the time passes while runs are in quarantine
+STORM = 20.0  # simulated seconds in which faults happen, and runs are started
 SUSPENDING = 0.3  # of the workers hand a run back after each commit
-PATIENCE = 900.0  # simulated seconds until everything is over once no more faults happen
+PATIENCE = 200.0  # simulated seconds until everything is over once no more faults happen
 
 
 @dataclass
@@ -114,11 +116,7 @@ class World:
             *(handle.wait_for_completion(PATIENCE) for handle in self.handles)
         )
         for handle, result in zip(self.handles, results, strict=True):
-            for life in WITNESS.lives[handle.id]:
-                seen = list(life)
-                assert seen == result[: len(seen)], (
-                    f"{handle.id}:\n{seen}\nis not how this began:\n{result}"
-                )
+            _check_run(handle.id, result)
         for step, count in self.watch.effects_at_record.items():
             assert WITNESS.effects[step] == count, f"{step} was executed after it was recorded"
             assert self.is_faulty or count <= 1, f"{step} was executed {count} times"
@@ -216,6 +214,19 @@ class World:
         self.loop.close()
 
 
+def _check_run(run_id: str, result: list[str]) -> None:
+    """Check that each life saw the beginning of what the result is, and each message came once."""
+    for life in WITNESS.lives[run_id]:
+        seen = list(life)
+        assert seen == result[: len(seen)], f"{run_id}:\n{seen}\nis no beginning of\n{result}"
+    taken = Counter(
+        seen.partition(": ")[2]
+        for seen in result
+        if seen.startswith("got take") and not seen.endswith("TIMEOUT")
+    )
+    assert max(taken.values(), default=0) <= 1, f"{run_id} took some twice: {taken}"
+
+
 class _Clock:
     """What modules use of `time`."""
 
@@ -272,6 +283,7 @@ def _governed(loop: SimulatedLoop, seed: str) -> Iterator[None]:
         for module in ("store.keys", "store.store"):
             patch.setattr(sys.modules[f"aiki.{module}"], "secrets", secrets)
         patch.setattr("aiki.life.Heartbeat", _Heartbeat)
+        patch.setattr(sys.modules["aiki.worker"], "ALONE_AFTER", ALONE_AFTER)
         patch.setattr("aiki.life.AboutWorker", _about)
         patch.delenv(SUSPEND_ALWAYS, raising=False)
         random.seed(f"{seed}: the library")
