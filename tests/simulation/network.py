@@ -34,6 +34,10 @@ Command = tuple[bytes, ...]
 OnScript = Callable[[str, str, Command, Any], None]
 
 
+def unseen(_who: str, _name: str, _arguments: Command, _reply: Any) -> None:
+    """Look at no script."""
+
+
 class Server:
     """The server, as the only connection to it sees it."""
 
@@ -44,7 +48,7 @@ class Server:
         self.is_faulty = False
         self.is_closed = False
         self.faults = Counter[str]()
-        self.on_script: OnScript = lambda *_: None
+        self.on_script: OnScript = unseen
         self._connections: list[Connection] = []
         self._blocked: list[Connection] = []
         self._set_to = 0

@@ -7,7 +7,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aiki.states import FINAL, MOVES, WAITING, Status
 from aiki.store.scripts import SCRIPTS
@@ -177,7 +177,7 @@ def _fields(flat: list[bytes]) -> Fields:
 
 def _leaves(reply: Any) -> Iterator[bytes]:
     if isinstance(reply, list):
-        for each in reply:
+        for each in cast("list[Any]", reply):
             yield from _leaves(each)
     elif reply is not None:
         yield reply if isinstance(reply, bytes) else str(reply).encode()

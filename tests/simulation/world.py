@@ -6,7 +6,7 @@ import asyncio
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from aiki.heartbeat import Heartbeat
 from aiki.store.workers import AboutWorker
 from aiki.worker import SUSPEND_ALWAYS, RedisStreams, Worker
 from tests.simulation.loop import BEGINNING, FOR_EVER, Node, SimulatedLoop
-from tests.simulation.network import Server, SimulatedAddress
+from tests.simulation.network import Server, SimulatedAddress, unseen
 from tests.simulation.watch import Watch, told
 from tests.support.audit import audit
 from tests.support.programs import WITNESS
@@ -192,9 +192,9 @@ class World:
 
     def _end(self) -> None:
         """Take everything down, so that nothing is left for another test to trip over."""
-        self.server.on_script = lambda *_: None
+        self.server.on_script = unseen
         self.server.is_faulty = False
-        self.loop.set_exception_handler(lambda *_: None)
+        self.loop.set_exception_handler(_ignore)
         self.loop.failure = None
         self.server.close()
         for node in self.loop.nodes:
@@ -273,7 +273,7 @@ class _Heartbeat(Heartbeat):
 
 
 @contextmanager
-def _governed(loop: SimulatedLoop, seed: str) -> Iterator[None]:
+def _governed(loop: SimulatedLoop, seed: str) -> Generator[None]:
     """Have the library ask for times and random numbers here."""
     with pytest.MonkeyPatch.context() as patch:
         clock, state = _Clock(loop), random.getstate()
@@ -291,6 +291,10 @@ def _governed(loop: SimulatedLoop, seed: str) -> Iterator[None]:
             yield
         finally:
             random.setstate(state)
+
+
+def _ignore(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
+    """Hear nothing of what is torn down."""
 
 
 def _about(label: str, *_: Any) -> AboutWorker:
