@@ -49,8 +49,7 @@ class Housekeeping:
     async def run(self) -> None:
         """Do what is due, until cancelled."""
         loop = asyncio.get_running_loop()
-        await self._store.inbox.subscribe("timers", self._on_timer_hint, self._wake.set)
-        await self._store.inbox.subscribe("cascades", self._on_cascade_hint)
+        # Before the first hint can come, which is at once.
         self._due = dict.fromkeys(
             (
                 self._fire_timers,
@@ -64,6 +63,8 @@ class Housekeeping:
             ),
             0.0,
         )
+        await self._store.inbox.subscribe("timers", self._on_timer_hint, self._wake.set)
+        await self._store.inbox.subscribe("cascades", self._on_cascade_hint)
         troubled: set[Callable[[], Awaitable[float]]] = set()
         while True:
             for job in self._due:

@@ -69,8 +69,8 @@ class Life:
             reports=store.number == 0,
         )
 
-    async def begin(self, *, quarantine: bool) -> None:
-        """Register, beat, and claim.
+    async def begin(self, *, quarantine: bool) -> bool:
+        """Register, beat, and claim; False where this life was over before that was answered.
 
         Raises:
             StoreRefused: the server's user may not do all that a worker does.
@@ -80,6 +80,10 @@ class Life:
         streams = self._streams + self._alone_streams
         asked_at = now()
         word = await self._store.workers.register(self.incarnation, self._lease, about, streams)
+        if word == "DEAD":
+            # It was done and not answered for a lease, and who looked after that gave us up.
+            _logger.warning("worker %s was given up before it had begun", self._label)
+            return False
         if word != "OK":
             raise AikiError(
                 f"worker {self._label} cannot register ({word}): the store was flushed, restored "
@@ -89,6 +93,7 @@ class Life:
         self._store.tail.when_affected(self._on_notices)
         await self._store.inbox.subscribe(self._channel, self._on_message)
         await self.claim(quarantine=quarantine)
+        return True
 
     async def claim(self, *, quarantine: bool) -> None:
         """Claim runs, either the ordinary ones or those in quarantine."""

@@ -56,7 +56,7 @@ class Presence:
     async def begin(self) -> None:
         """Begin to live, in every partition or in none."""
         self._lives = [self._bear(store) for store in self._stores]
-        beginning = (life.begin(quarantine=self.is_quarantine) for life in self._lives)
+        beginning = (self._live(store) for store in self._stores)
         outcomes = await asyncio.gather(*beginning, return_exceptions=True)
         errors = [each for each in outcomes if each is not None]
         if errors:
@@ -152,6 +152,11 @@ class Presence:
         """Give the lives without those that are about to be followed by others."""
         return [life for n, life in enumerate(self._lives) if n not in self._rebirths]
 
+    async def _live(self, store: Store) -> None:
+        """Begin the life in a partition, or another one where that was over before."""
+        while not await self._lives[store.number].begin(quarantine=self.is_quarantine):
+            self._lives[store.number] = self._bear(store)
+
     def _bear(self, store: Store) -> Life:
         return self._born(store, lambda word: self._on_gone(store, word))
 
@@ -174,8 +179,8 @@ class Presence:
         await before.stop_claiming()
         await self._leave(store.number)
         await before.end("it was given up")
-        self._lives[store.number] = life = self._bear(store)
-        await life.begin(quarantine=self.is_quarantine)
+        self._lives[store.number] = self._bear(store)
+        await self._live(store)
         del self._rebirths[store.number]
 
 

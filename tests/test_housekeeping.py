@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
 from aiki import Run, workflow
+from aiki.housekeeping import Housekeeping
 from aiki.states import Status
 from aiki.supervisor.duties import Duties
 from aiki.supervisor.settings import Settings
@@ -191,3 +192,26 @@ async def test_who_keeps_house_holds_what_nobody_has_served_for_long(
     assert f"For {hours} h no worker" in (await scene.record(unserved))["reason"]
     assert f"run {unserved} is held: nobody has served its version for long" in caplog.text
     await audit(scene)
+
+
+async def test_a_hint_that_comes_as_soon_as_somebody_listens_is_heard(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = scene.store.inbox
+    subscribe = inbox.subscribe
+
+    async def subscribe_and_hear(channel: str, handler: Callable[[bytes], None], *rest: Any) -> str:
+        name = await subscribe(channel, handler, *rest)
+        handler(b"0")
+        return name
+
+    monkeypatch.setattr(inbox, "subscribe", subscribe_and_hear)
+    keeping = asyncio.create_task(Housekeeping(scene.store, lease=LEASE).run())
+
+    async def has_begun() -> bool:
+        return keeping.done() or "pulse" in await scene.keys()
+
+    await eventually(has_begun)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert keeping.cancelled()

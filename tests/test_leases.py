@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,3 +192,25 @@ async def test_a_loop_that_stands_still_for_too_long_costs_the_worker_its_runs(
     await eventually(lambda: worker.incarnation != life, what="another life")
     assert (await handle.status()).status is Status.COMPLETED
     assert await outcomes(handle) == [("stands-still", "completed")]
+
+
+async def test_a_worker_that_was_given_up_before_it_heard_that_it_is_registered_begins_anew(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = app.client.store.workers
+    register, given_up = workers.register, list[str]()
+
+    async def answered_after_a_lease(incarnation: str, *about: Any) -> str:
+        word = await register(incarnation, *about)
+        if given_up:
+            return word
+        given_up.append(incarnation)
+        await workers.recover(incarnation, cause="its lease ran out")
+        return await register(incarnation, *about)  # as it is sent again for want of an answer
+
+    monkeypatch.setattr(workers, "register", answered_after_a_lease)
+    site = Site(app)
+    worker = await app.serve(site.v1)
+    assert worker.incarnation not in given_up
+    site.gate.set()
+    assert await app.result(site.v1.bind()) == 1

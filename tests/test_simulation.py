@@ -20,9 +20,9 @@ def test_what_happens_to_simulated_workers_loses_nothing(
 
 def test_the_same_seed_is_the_same_world(redis_server: RedisServer, rng: random.Random) -> None:
     seed = f"{rng.random()}"
-    first, again = (simulate(redis_server.url, seed, runs=6, is_faulty=True) for _ in range(2))
+    first, again = (simulate(redis_server.url, seed, runs=4, is_faulty=True) for _ in range(2))
     assert first == again
-    other = simulate(redis_server.url, f"{seed}, another", runs=6, is_faulty=True)
+    other = simulate(redis_server.url, f"{seed}, another", runs=4, is_faulty=True)
     assert other.trace != first.trace
 
 

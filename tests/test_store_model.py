@@ -9,4 +9,4 @@ from tests.support.server import RedisServer
 
 
 def test_the_store_does_what_its_model_does(redis_server: RedisServer, rng: random.Random) -> None:
-    check_store(redis_server.url, rng, examples=15, steps=40)
+    check_store(redis_server.url, rng, examples=8, steps=40)

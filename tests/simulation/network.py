@@ -25,13 +25,17 @@ from aiki.store.scripts import SCRIPTS
 from tests.simulation.loop import BEGINNING, HERE, SimulatedLoop
 from tests.support import stopped_clock
 
-LATENCY = 0.01  # seconds of one way, in the mean: so that runs last long enough to be hit
+LATENCY = 0.04  # seconds of one way, in the mean: so that runs last long enough to be hit
 
 OFFERING = {name for name, script in SCRIPTS.items() if "'XADD'" in script.source}
 TELLING = {name for name, script in SCRIPTS.items() if "'PUBLISH'" in script.source}
 
 Command = tuple[bytes, ...]
 OnScript = Callable[[str, str, Command, Any], None]
+
+
+def unseen(_who: str, _name: str, _arguments: Command, _reply: Any) -> None:
+    """Look at no script."""
 
 
 class Server:
@@ -44,7 +48,7 @@ class Server:
         self.is_faulty = False
         self.is_closed = False
         self.faults = Counter[str]()
-        self.on_script: OnScript = lambda *_: None
+        self.on_script: OnScript = unseen
         self._connections: list[Connection] = []
         self._blocked: list[Connection] = []
         self._set_to = 0
@@ -230,11 +234,11 @@ class Connection:
         self._is_busy = False
         if self._server.is_closed or not self._queue:
             return
-        if self._is_open and self._server.happens("connection cut, the rest done later", 0.004):
+        if self._is_open and self._server.happens("connection cut, the rest done later", 0.01):
             self.abort()
             self._go_on(self._rng.uniform(0, 5))
             return
-        if self._is_open and self._server.happens("connection silent for seconds", 0.004):
+        if self._is_open and self._server.happens("connection silent for seconds", 0.01):
             self._go_on(self._rng.uniform(0.5, 6))
             return
         command = self._queue.popleft()
@@ -242,7 +246,7 @@ class Connection:
             self._read(command)
             return
         reply = self._do(command)
-        if self._is_open and self._server.happens("reply lost", 0.006):
+        if self._is_open and self._server.happens("reply lost", 0.015):
             self.abort()
         self.answer(reply)
         self._go_on(self._latency() / 10 if self._is_open else self._rng.uniform(0, 2))

@@ -7,9 +7,10 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aiki.states import FINAL, MOVES, WAITING, Status
+from aiki.store.scripts import SCRIPTS
 from tests.simulation.network import Command, Server
 
 RUN_ID = re.compile(rb"0-[0-9a-z]{26}")
@@ -17,6 +18,12 @@ RUN_ID = re.compile(rb"0-[0-9a-z]{26}")
 OF_ANY = frozenset({"fire_timers", "cascade", "stall_unserved", "sweep", "recover_worker"})
 # Only these take entries out of a journal, or what is recorded of their order.
 FORGETTING = frozenset({"retry_later", "retry_run", "continue_run"})
+# Each carries the id of a run and the token of its owner.
+OWNED = frozenset(
+    name
+    for name, script in SCRIPTS.items()
+    if re.search(r"^-- ARGV  run id, token", script.source, re.MULTILINE)
+)
 TOLD = 60  # lines of the trace that a failure shows
 
 Fields = dict[bytes, bytes]
@@ -74,6 +81,7 @@ class Watch:
         short = line.decode(errors="replace").replace("\n", " ")[:150]
         self.lines.append(f"{short} -> {b' '.join(said)[:60].decode(errors='replace')}")
         assert name != "sweep" or not said, f"the sweep mended {said}"
+        self._check_owner(name, arguments)
         known = set(RUN_ID.findall(b" ".join([*arguments, *said])))
         if name in OF_ANY:
             known |= self._runs.keys()
@@ -82,15 +90,23 @@ class Watch:
             if parent is not None and parent not in known:  # it hears of the end of its child
                 self._look_at(parent, name)
 
+    def _check_owner(self, name: str, arguments: Command) -> None:
+        """Check that who has not the token of a run has changed nothing of it."""
+        was = self._runs.get(arguments[0]) if name in OWNED else None
+        if was is not None and was.record.get(b"token", b"") != arguments[1]:
+            assert self._read(arguments[0]) == was, f"{name} wrote by an old token"
+
+    def _read(self, run_id: bytes) -> Seen:
+        key = self._base + b"run:" + run_id
+        asked = self._server.ask(("HGETALL", key), ("HGETALL", key + b":journal"))
+        return Seen(*map(_fields, asked))
+
     def _look_at(self, run_id: bytes, script: str) -> bytes | None:
         """Check a run, and give the id of its parent."""
-        key = self._base + b"run:" + run_id
-        record, journal = map(
-            _fields, self._server.ask(("HGETALL", key), ("HGETALL", key + b":journal"))
-        )
+        now, was = self._read(run_id), self._runs.get(run_id)
+        record, journal = now.record, now.journal
         if record.get(b"status", b"deleted") == b"deleted":
             return None
-        now, was = Seen(record, journal), self._runs.get(run_id)
         self._runs[run_id] = now
         try:
             self._check_place(run_id, now)
@@ -161,7 +177,7 @@ def _fields(flat: list[bytes]) -> Fields:
 
 def _leaves(reply: Any) -> Iterator[bytes]:
     if isinstance(reply, list):
-        for each in reply:
+        for each in cast("list[Any]", reply):
             yield from _leaves(each)
     elif reply is not None:
         yield reply if isinstance(reply, bytes) else str(reply).encode()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from aiki.heartbeat import Heartbeat
 from aiki.store.workers import AboutWorker
 from aiki.worker import SUSPEND_ALWAYS, RedisStreams, Worker
 from tests.simulation.loop import BEGINNING, FOR_EVER, Node, SimulatedLoop
-from tests.simulation.network import Server, SimulatedAddress
+from tests.simulation.network import Server, SimulatedAddress, unseen
 from tests.simulation.watch import Watch, told
 from tests.support.audit import audit
 from tests.support.programs import WITNESS
@@ -36,9 +37,10 @@ NAMESPACE = "simulated"
 BASE = f"aiki:{NAMESPACE}:{{0}}:"
 LEASE = 6.0
 WORKERS = 3
-STORM = 30.0  # simulated seconds in which faults happen, and runs are started
+ALONE_AFTER = 6.0  # or most of the time passes while runs are in quarantine
+STORM = 20.0  # simulated seconds in which faults happen, and runs are started
 SUSPENDING = 0.3  # of the workers hand a run back after each commit
-PATIENCE = 900.0  # simulated seconds until everything is over once no more faults happen
+PATIENCE = 200.0  # simulated seconds until everything is over once no more faults happen
 
 
 @dataclass
@@ -114,11 +116,7 @@ class World:
             *(handle.wait_for_completion(PATIENCE) for handle in self.handles)
         )
         for handle, result in zip(self.handles, results, strict=True):
-            for life in WITNESS.lives[handle.id]:
-                seen = list(life)
-                assert seen == result[: len(seen)], (
-                    f"{handle.id}:\n{seen}\nis not how this began:\n{result}"
-                )
+            _check_run(handle.id, result)
         for step, count in self.watch.effects_at_record.items():
             assert WITNESS.effects[step] == count, f"{step} was executed after it was recorded"
             assert self.is_faulty or count <= 1, f"{step} was executed {count} times"
@@ -194,9 +192,9 @@ class World:
 
     def _end(self) -> None:
         """Take everything down, so that nothing is left for another test to trip over."""
-        self.server.on_script = lambda *_: None
+        self.server.on_script = unseen
         self.server.is_faulty = False
-        self.loop.set_exception_handler(lambda *_: None)
+        self.loop.set_exception_handler(_ignore)
         self.loop.failure = None
         self.server.close()
         for node in self.loop.nodes:
@@ -214,6 +212,19 @@ class World:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         self.server.end()
         self.loop.close()
+
+
+def _check_run(run_id: str, result: list[str]) -> None:
+    """Check that each life saw the beginning of what the result is, and each message came once."""
+    for life in WITNESS.lives[run_id]:
+        seen = list(life)
+        assert seen == result[: len(seen)], f"{run_id}:\n{seen}\nis no beginning of\n{result}"
+    taken = Counter(
+        seen.partition(": ")[2]
+        for seen in result
+        if seen.startswith("got take") and not seen.endswith("TIMEOUT")
+    )
+    assert max(taken.values(), default=0) <= 1, f"{run_id} took some twice: {taken}"
 
 
 class _Clock:
@@ -262,7 +273,7 @@ class _Heartbeat(Heartbeat):
 
 
 @contextmanager
-def _governed(loop: SimulatedLoop, seed: str) -> Iterator[None]:
+def _governed(loop: SimulatedLoop, seed: str) -> Generator[None]:
     """Have the library ask for times and random numbers here."""
     with pytest.MonkeyPatch.context() as patch:
         clock, state = _Clock(loop), random.getstate()
@@ -272,6 +283,7 @@ def _governed(loop: SimulatedLoop, seed: str) -> Iterator[None]:
         for module in ("store.keys", "store.store"):
             patch.setattr(sys.modules[f"aiki.{module}"], "secrets", secrets)
         patch.setattr("aiki.life.Heartbeat", _Heartbeat)
+        patch.setattr(sys.modules["aiki.worker"], "ALONE_AFTER", ALONE_AFTER)
         patch.setattr("aiki.life.AboutWorker", _about)
         patch.delenv(SUSPEND_ALWAYS, raising=False)
         random.seed(f"{seed}: the library")
@@ -279,6 +291,10 @@ def _governed(loop: SimulatedLoop, seed: str) -> Iterator[None]:
             yield
         finally:
             random.setstate(state)
+
+
+def _ignore(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
+    """Hear nothing of what is torn down."""
 
 
 def _about(label: str, *_: Any) -> AboutWorker:

@@ -23,9 +23,21 @@ _KEY = "clock:{0}"  # in no namespace, and in the slot of all of them
 _TIME = f"redis.call('GET', '{_KEY}')"
 
 
+# How long an entry or a consumer has been idle is known to the server alone, by its own clock. So
+# an entry is idle from when it was added, not from when it was read, and a consumer is at once.
+_IDLE = {
+    "'IDLE', ARGV[1], '-', '+', ARGV[2]": (
+        f"'-', string.format('%.0f', {_TIME} - ARGV[1]), ARGV[2]"
+    ),
+    "quiet >= tonumber(ARGV[1])": "quiet >= 0",
+}
+
+
 def _governed(source: str) -> str:
     """Have a script read the time from a key."""
     text = source.replace("redis.call('TIME')", f"{{ 0, {_TIME} * 1000 }}")
+    for by_the_server, by_the_key in _IDLE.items():
+        text = text.replace(by_the_server, by_the_key)
     return re.sub(r"('XADD', p \.\. stream,(?: 'NOMKSTREAM',)?) '\*'", rf"\1 {_TIME} .. '-*'", text)
 
 
