@@ -277,20 +277,6 @@ async def test_a_run_claimed_in_the_moment_of_the_stop_is_handed_back_too(site: 
         assert await handle.wait_for_completion(60) == str(n)
 
 
-async def test_a_worker_that_stops_does_not_begin_to_claim_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aiki.presence.ORPHANS_EVERY", 0.001)
-    await site.v1.start(site.app.client, "a")
-    for _ in range(5):
-        worker = site.app.worker(site.wf)
-        await worker.start()
-        await site.has("begin a")
-        await worker.stop(grace=0.05)
-        claiming = [each for each in asyncio.all_tasks() if "aiki claims" in each.get_name()]
-        assert claiming == []
-
-
 async def test_a_stopped_worker_can_start_again_under_another_name(site: Site) -> None:
     site.gate("a").set()
     worker = site.app.worker(site.wf)
