@@ -77,7 +77,8 @@ class Claims:
     # Each of these gives entries, with a slot taken for each of them.
 
     async def _read(self) -> list[ReadyEntry]:
-        await self._reader.connect()
+        if self._slots.are_shared:
+            await self._reader.connect()  # while others may have the slots
         share, entries = await self._slots.take(), list[ReadyEntry]()
         try:
             # Others could not use what we would wait with, so among others we only look.

@@ -48,6 +48,7 @@ class Presence:
         self._on_end = on_end
         self._lives: list[Life] = []
         self._rebirths: dict[int, asyncio.Task[None]] = {}
+        self._minding: asyncio.Task[None] | None = None
         self._is_over = False
         self._alone_since: float | None = None
         self.is_quarantine = quarantine
@@ -65,12 +66,13 @@ class Presence:
             raise errors[0]
 
     async def stop_living_again(self) -> None:
-        """Begin no more lives: they would have no end. What has begun, `end` ends."""
+        """Begin no more lives and claims: they would have no end. What has begun, `end` ends."""
         self._is_over = True
-        for rebirth in self._rebirths.values():
-            rebirth.cancel()
-        if self._rebirths:
-            await asyncio.wait(self._rebirths.values())
+        begun = [*self._rebirths.values(), *([self._minding] if self._minding else [])]
+        for each in begun:
+            each.cancel()
+        if begun:
+            await asyncio.wait(begun)
 
     async def stop_claiming(self) -> None:
         """Claim nothing more, anywhere."""
@@ -103,7 +105,8 @@ class Presence:
 
     async def mind_quarantine(self) -> None:
         """Take quarantined runs, one after the other, where nobody else minds them."""
-        while True:
+        self._minding = asyncio.current_task()
+        while not self._is_over:
             await asyncio.sleep(ORPHANS_EVERY)
             try:
                 await self._look_at_quarantine()

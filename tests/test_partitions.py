@@ -301,6 +301,8 @@ async def test_a_library_worker_takes_quarantined_runs_of_every_partition_one_by
     for each in handles:
         await each.wait_for_completion(30)
     assert most == 1
+    await app.end(worker)
+    assert [each for each in asyncio.all_tasks() if each.get_name().startswith("aiki claims")] == []
 
 
 # How a store comes to have partitions

@@ -85,3 +85,20 @@ async def test_a_quarantined_run_that_takes_long_occupies_one_worker_alone(app: 
         assert await other.wait_for_completion(timeout=60) == other.id
     gates["suspect"].set()
     assert await suspect.wait_for_completion(timeout=60) == suspect.id
+
+
+async def test_a_worker_that_stops_does_not_begin_to_claim_again(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiki.presence.ORPHANS_EVERY", 0.001)
+    for number in range(5):
+        name = f"run {number}"
+        gates[name] = asyncio.Event()  # so that it drains in vain, for a while
+        worker = app.worker(ours)
+        await worker.start()
+        handle = await ours_v1.start(app.client, name)
+        await gates.setdefault(f"begun {name}", asyncio.Event()).wait()
+        await worker.stop(grace=0.05)
+        claiming = [each for each in asyncio.all_tasks() if "aiki claims" in each.get_name()]
+        assert claiming == []
+        await handle.terminate()
