@@ -131,7 +131,7 @@ class Attempts:
             details=details,
             write=partial(self._beat, operation),
             is_draining=self._execution.host.is_draining,
-            outlet=Outlet(self._execution.published_as(operation.key), attempt, self._execution),
+            outlet=Outlet(operation.key, attempt, self._execution),
         )
         if spec.schedule_to_close is not None and operation.entry is None:
             about.note()  # or a death in this attempt would begin the time anew

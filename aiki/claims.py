@@ -11,6 +11,7 @@ from typing import Any
 
 from aiki.errors import AikiError, StoreRefused
 from aiki.records import ClaimedRun, DamagedRun, ReadyEntry
+from aiki.slots import Slots
 from aiki.store import Store
 from aiki.store.keys import new_token
 
@@ -20,7 +21,7 @@ CLAIMED_TOGETHER = 32  # runs, by one script
 
 
 class Claims:
-    """Reads no more than there are free slots for, and claims what it read."""
+    """Reads no more of one partition than there are free slots for, and claims what it read."""
 
     def __init__(
         self,
@@ -30,7 +31,7 @@ class Claims:
         streams: Sequence[str],
         lease: float,
         quarantine: bool,
-        free_slots: Callable[[], int],
+        slots: Slots,
         host: Callable[[ClaimedRun], None],
         on_dead: Callable[[str], None],
     ) -> None:
@@ -38,17 +39,12 @@ class Claims:
         self._incarnation = incarnation
         self._streams = list(streams)
         self._quarantine = quarantine
-        self._free_slots = free_slots
+        self._slots = slots
         self._host = host
         self._on_dead = on_dead
         self._reader = store.workers.ready_reader(store.address, incarnation, lease=lease)
-        self._changed = asyncio.Event()
         self._is_dead = False
         self.claiming: set[str] = set()
-
-    def slot_freed(self) -> None:
-        """Look again whether something may be claimed."""
-        self._changed.set()
 
     async def run(self) -> None:
         """Claim until cancelled, or told that the lease is gone.
@@ -57,29 +53,63 @@ class Claims:
         """
         broken = False
         while not self._is_dead:
-            while (free := self._free_slots()) <= 0:
-                self._changed.clear()
-                await self._changed.wait()
             try:
-                if broken:
-                    entries = await self._reader.read_delivered(self._streams)
-                    broken = False  # what is refused now is offered again when it has idled
-                else:
-                    entries = await self._reader.read(self._streams, free)
+                entries = await (self._read_again() if broken else self._read())
+                broken = False  # what is refused now is offered again when it has idled
             except AikiError as error:
                 # What was delivered meanwhile is ours and pending; it is read again.
                 _logger.warning("worker %s reads no ready runs: %s", self._incarnation, error)
                 broken = True
-                await asyncio.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - jitter
+                await self._pause()
                 continue
             # So that no stream is always the last to be read
             self._streams.append(self._streams.pop(0))
             if entries:
-                await self._claim(entries)
+                try:
+                    await self._claim(entries)
+                finally:
+                    self._slots.give_back(len(entries))
 
     async def close(self) -> None:
         """End the connection."""
         await self._reader.close()
+
+    # Each of these gives entries, with a slot taken for each of them.
+
+    async def _read(self) -> list[ReadyEntry]:
+        await self._reader.connect()
+        share, entries = await self._slots.take(), list[ReadyEntry]()
+        try:
+            # Others could not use what we would wait with, so among others we only look.
+            is_alone = not self._slots.are_shared
+            entries = await self._reader.read(self._streams, share, wait=is_alone)
+        finally:
+            self._slots.give_back(share - len(entries))
+        return entries if entries or is_alone else await self._wait()
+
+    async def _wait(self) -> list[ReadyEntry]:
+        """Wait for something to be ready, without a slot for it: others may need it first."""
+        entries = await self._reader.read(self._streams, 1)
+        if entries and not self._slots.try_take():
+            await self._reader.put_back(entries)
+            return []
+        return entries
+
+    async def _read_again(self) -> list[ReadyEntry]:
+        """Read what was delivered when the connection broke."""
+        share, entries = await self._slots.take(), list[ReadyEntry]()
+        try:
+            entries = await self._reader.read_delivered(self._streams)
+        finally:
+            self._slots.give_back(share - len(entries))
+        return entries
+
+    async def _pause(self) -> None:
+        """Wait, with no slot taken, until there may be a connection again."""
+        while True:
+            await asyncio.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - jitter
+            if not (self._slots.are_shared and self._reader.is_lost):
+                return
 
     async def _claim(self, entries: Sequence[ReadyEntry]) -> None:
         runs = self._store.runs

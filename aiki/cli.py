@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 
 import click
 
+from aiki.cli_acl import user_lines
 from aiki.cli_exits import Exit, Group, code_of
+from aiki.cli_keys import new_key
 from aiki.cli_options import past, payload, start_options
 from aiki.cli_output import (
     audit_object,
@@ -28,10 +30,9 @@ from aiki.cli_output import (
     run_object,
     runs_table,
 )
-from aiki.cli_settings import PATIENCE, StoreSettings, find_store
+from aiki.cli_settings import PATIENCE, STORE_FLAGS, StoreSettings, find_store
 from aiki.client import Call, Client
 from aiki.codec import Codec
-from aiki.encryption import new_key_line
 from aiki.errors import (
     AikiError,
     DataError,
@@ -43,6 +44,7 @@ from aiki.names import checked_key, checked_name, checked_version
 from aiki.states import Status
 from aiki.store.catalog import Offer
 from aiki.store.keys import partition_of
+from aiki.store.rights import Role
 
 __all__ = ["Exit", "command", "main"]
 
@@ -61,6 +63,9 @@ def command() -> None:
     """
 
 
+command.add_command(new_key)
+
+
 def _on_store(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make a command of a coroutine function that takes the store's settings first."""
 
@@ -69,19 +74,8 @@ def _on_store(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @click.option("--namespace", metavar="NAME", help="Within the store.  [default]")
     @click.option("--encryption-keys", metavar="FILE", help="What opens encrypted payloads.")
     @functools.wraps(work)
-    def run(
-        redis: str | None,
-        data_dir: str | None,
-        namespace: str | None,
-        encryption_keys: str | None,
-        **options: Any,
-    ) -> None:
-        flags = {
-            "redis": redis,
-            "data_dir": data_dir,
-            "namespace": namespace,
-            "encryption_keys": encryption_keys,
-        }
+    def run(**options: Any) -> None:
+        flags = {name: options.pop(name) for name in STORE_FLAGS}
         try:
             store = find_store(flags, environ=os.environ, directory=Path.cwd())
             asyncio.run(_ignoring_result(work(store, **options)))
@@ -156,7 +150,7 @@ async def start(
     )
     data = payload(given)
     async with store.client(create=wanted is not None) as client:
-        catalog = client.store.catalog
+        catalog = client.partitions.overview
         offers = await _in_time(client, catalog.offers(name))
         if wanted is None:
             wanted = _newest(offers, pool) or _refuse_unknown(
@@ -171,7 +165,8 @@ async def start(
             return
         click.echo(handle.id)
         if options.at:
-            _say(why(await client.store.runs.snapshot(handle.id, timeout=PATIENCE)))
+            runs = client.partitions.of(handle.id).runs
+            _say(why(await runs.snapshot(handle.id, timeout=PATIENCE)))
         if not any((o.version, o.pool) == (wanted, pool) and o.is_served for o in offers):
             _say(f"no worker serves {name} {wanted} in pool {pool!r} now; the run waits for one")
 
@@ -211,7 +206,7 @@ async def runs(
     if count and (status is not None or tag is not None or since is not None):
         raise click.UsageError("--count counts all runs, or with --workflow those of one")
     only = None if status is None else Status(status)
-    async with store.client(create=False) as client:
+    async with store.client(create=False, role=Role.READER) as client:
         if count:
             counts = await _in_time(client, client.count_runs(workflow=workflow))
             _print_json(counts) if as_json else _print(counts_table(counts, width=_width()))
@@ -243,17 +238,18 @@ async def _first(listing: AsyncIterator[R], limit: int) -> list[R]:
 @click.argument("run_id", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="Print one object, with everything.")
 @_on_store
-async def show(store: StoreSettings, *, run_id: str, as_json: bool) -> None:
+async def show(settings: StoreSettings, *, run_id: str, as_json: bool) -> None:
     """Show where a run is, what it waits for, and its recorded steps.
 
     RUN is the run's id, as `aiki start` and `aiki runs` give it.
     """
     if partition_of(run_id) is None:
         raise NotFound(f"{run_id!r} is not the id of a run; `aiki runs` lists them")
-    async with store.client(create=False) as client:
-        run = await client.store.runs.snapshot(run_id, timeout=PATIENCE)
+    async with settings.client(create=False, role=Role.READER) as client:
+        store = client.partitions.of(run_id)
+        run = await store.runs.snapshot(run_id, timeout=PATIENCE)
         steps = await _steps(client, run_id)
-        workers = await _in_time(client, client.store.workers.list())
+        workers = await _in_time(client, store.workers.list())
     label = next((worker.label for worker in workers if worker.incarnation == run.owner), "")
     if as_json:
         _print_json(full_run_object(run, steps, worker=label))
@@ -272,28 +268,41 @@ async def audit(store: StoreSettings, *, repair: bool, as_json: bool) -> None:
     Workers may go on meanwhile. It should find nothing: housekeeping looks slowly for the same,
     and mends it. What no record tells how to mend is told and left as it is.
     """
-    async with store.client(create=False) as client:
-        findings = await client.store.audit.audit(mend=repair)
+    async with store.client(create=False, role=Role.SUPERVISOR) as client:
+        findings = await client.partitions.overview.audit(mend=repair)
     _print_json(audit_object(findings)) if as_json else _print(audit_report(findings))
     if findings.left:
         raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
 
 
 @command.command()
-@click.argument("key_id", metavar="ID")
-def new_key(key_id: str) -> None:
-    """Make a key for the encryption of payloads, and print its line of the file of keys.
-
-    ID has letters, digits, dots, hyphens and underscores. The first key of the file encrypts.
+@click.argument("role", type=click.Choice([role.value for role in Role]))
+@click.option(
+    "--password-file", metavar="FILE", help="Put the hash of the password in it into the line."
+)
+@_on_store
+async def acl(store: StoreSettings, *, role: str, password_file: str | None) -> None:
+    """Print the command that gives a user of your Redis the rights that ROLE needs.
 
     \b
-      (umask 077; aiki new-key 2030-01 > aiki.keys)
+      reader      lists runs, looks into them and waits for them; changes nothing
+      client      starts runs, sends events, asks, steers; schedules
+      worker      executes runs; keeps house where no supervisor does
+      supervisor  a supervisor with its workers, and aiki audit
+
+    Nothing is sent. The user is that of the URL, or aiki-ROLE. It may use keys and channels of the
+    namespace, and the commands that this release sends in that role. Paste the line into
+    redis-cli, or
+
+    \b
+      aiki acl worker --password-file /run/secrets/aiki | redis-cli
+
+    Passwords that the user has already stay valid, until ACL SETUSER NAME <PASSWORD removes them.
     """  # noqa: D301  (the backspace is meant: it keeps click from wrapping lines)
-    try:
-        click.echo(new_key_line(key_id))
-    except AikiError as error:
-        _say(f"Error: {error}")
-        raise SystemExit(code_of(error)) from None
+    line, remarks = user_lines(Role(role), store, password_file)
+    click.echo(line)
+    for remark in remarks:
+        _say(remark)
 
 
 async def _steps(client: Client, run_id: str) -> list[RecordedStep]:
@@ -338,7 +347,8 @@ async def _end_of(client: Client, handle: Handle[object]) -> object:
             await asyncio.wait([ending], timeout=_LOOK)
             if ending.done():
                 break
-            run = await client.store.runs.snapshot(handle.id, timeout=PATIENCE)
+            runs = client.partitions.of(handle.id).runs
+            run = await runs.snapshot(handle.id, timeout=PATIENCE)
             if run.status is Status.STALLED:
                 _say(f"run {handle.id} is stalled: {why(run)}")
                 raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
@@ -359,7 +369,7 @@ async def _in_time(client: Client, reading: Awaitable[R]) -> R:
         async with asyncio.timeout(PATIENCE):
             return await reading
     except TimeoutError:
-        where = client.store.address.described
+        where = client.partitions.address.described
         raise StoreUnavailable(f"{where} gave no answer within {PATIENCE:g} s") from None
 
 

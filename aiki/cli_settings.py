@@ -15,11 +15,13 @@ from typing import Any
 from aiki.client import DATA_DIR, REDIS_VARIABLE, Client
 from aiki.encryption import KEYS_VARIABLE, payload_codec
 from aiki.errors import ConfigError, StoreUnavailable
+from aiki.store.rights import Role
 from aiki.valkey_server import Answer, ServerProcess
 from aiki.valkey_setup import GUARANTEES, Durability
 
 # Seconds in which a store that lives has answered; a person waits for this.
 PATIENCE = 10.0
+STORE_FLAGS = ("redis", "data_dir", "namespace", "encryption_keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ class StoreSettings:
     durability: Durability
     encryption_keys: Path | None = None
 
-    def client(self, *, create: bool) -> Client:
-        """Make a client; it is not connected yet.
+    def client(self, *, create: bool, role: Role = Role.CLIENT) -> Client:
+        """Make a client; it is not connected yet. The server is asked for the rights of `role`.
 
         Raises `StoreUnavailable` where there is no data directory, unless it is to be created:
         whoever looks for runs in the wrong place should be told, and leave nothing there.
@@ -44,7 +46,7 @@ class StoreSettings:
                 f"there is no data directory {self.data_dir.resolve()}; say where the runs are "
                 "with --data-dir or --redis, or go to where the supervisor was started"
             )
-        return Client(
+        client = Client(
             self.redis,
             data_dir=self.data_dir,
             namespace=self.namespace,
@@ -52,12 +54,14 @@ class StoreSettings:
             start_timeout=PATIENCE,
             codec=payload_codec(self.encryption_keys, None),
         )
+        client.role = role
+        return client
 
 
 def find_store(
     flags: Mapping[str, str | None], *, environ: Mapping[str, str], directory: Path
 ) -> StoreSettings:
-    """Decide which store is meant; `flags` has `redis`, `data_dir`, `namespace`, `encryption_keys`.
+    """Decide which store is meant; `flags` are those of `STORE_FLAGS`.
 
     Raises `ConfigError` for a file that cannot be read, and for two answers of equal rank.
     """

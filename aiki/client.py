@@ -25,7 +25,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, ca
 from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
 from aiki.durations import Seconds, seconds
-from aiki.embedded import EmbeddedServer
+from aiki.embedded import EmbeddedServer, checked_directory
 from aiki.encryption import checked_codec
 from aiki.envelope import PayloadCodec
 from aiki.errors import AikiError, ConfigError, Conflict, DefinitionError
@@ -39,9 +39,9 @@ from aiki.revival import Revival
 from aiki.schedule import Timing
 from aiki.schedule_handle import ScheduleHandle, ScheduleStatus, described
 from aiki.states import Status
-from aiki.store import Store
+from aiki.store import Partitions, Store
 from aiki.store.connection import Address
-from aiki.store.keys import new_run_id
+from aiki.store.rights import Role
 from aiki.store.runs import NewRun
 from aiki.valkey_setup import GUARANTEES, Durability
 
@@ -122,6 +122,7 @@ class Client:
         start_timeout: Seconds = 60.0,
         middleware: AroundStart | Sequence[AroundStart] = (),
         codec: PayloadCodec | None = None,
+        read_only: bool = False,
     ) -> None:
         if redis is not None and data_dir is not None:
             raise ConfigError("give either redis or data_dir: the data is in one of them")
@@ -129,7 +130,7 @@ class Client:
             redis = os.environ.get(REDIS_VARIABLE) or None
         # Looked at now, so that a malformed address is refused where it is written
         self._address = None if redis is None else Address(redis)
-        self._data_dir = _checked_directory(DATA_DIR if data_dir is None else data_dir)
+        self._data_dir = checked_directory(DATA_DIR if data_dir is None else data_dir)
         self._durability: Durability = durability
         if durability not in GUARANTEES:
             raise ConfigError(
@@ -141,11 +142,14 @@ class Client:
             raise ConfigError("start_timeout is more than 0 seconds and at most an hour")
         self._around = checked_around(middleware)
         self._codec = checked_codec(codec)
+        if not isinstance(cast("object", read_only), bool):
+            raise ConfigError(f"read_only is True or False, not {read_only!r:.100}")
+        self.role = Role.READER if read_only else Role.CLIENT
+        """What the server's user is to have the rights for; looked at by `connect`."""
         self._follows = ""
         self._embedded: EmbeddedServer | None = None
-        self._store: Store | None = None
-        self._completions: Completions | None = None
-        self._hints: Hints | None = None
+        self._partitions: Partitions | None = None
+        self._ears: list[tuple[Completions, Hints]] = []  # by partition
 
     def follow(self, store_id: str) -> None:
         """Be the client of a worker whose supervisor serves the store of this id.
@@ -161,7 +165,7 @@ class Client:
             StoreUnavailable: the server cannot be reached.
             StoreRefused: it must not be used as it is.
         """
-        if self._store is not None:
+        if self._partitions is not None:
             raise ConfigError("the client is connected already")
         address = self._address
         if address is None:
@@ -170,32 +174,38 @@ class Client:
         revive = None
         if self._embedded is not None and not self._follows:
             revive = Revival(self._embedded)
-        store = Store(address, self._namespace, revive=revive, codec=self._codec)
+        partitions = Partitions(
+            address, self._namespace, revive=revive, role=self.role, codec=self._codec
+        )
         try:
-            await store.open(self._follows)
+            await partitions.open(self._follows)
         except BaseException:
-            await store.close()
+            await partitions.close()
             await self._detach()
             raise
-        self._store = store
-        self._completions = Completions(store)
-        self._hints = Hints(store)
+        self._partitions = partitions
+        self._ears = [(Completions(store), Hints(store)) for store in partitions.all]
 
     async def aclose(self) -> None:
         """Close the connection; an embedded server ends with its last user."""
-        store, self._store = self._store, None
-        if self._completions is not None:
-            self._completions.close()
-        if store is not None:
-            await store.close()
+        partitions, self._partitions = self._partitions, None
+        for completions, _ in self._ears:
+            completions.close()
+        if partitions is not None:
+            await partitions.close()
         await self._detach()
 
     @property
-    def store(self) -> Store:
+    def partitions(self) -> Partitions:
         """The open store, for workers and supervisors."""
-        if self._store is None:
+        if self._partitions is None:
             raise ConfigError("the client is not connected; use it with `async with`")
-        return self._store
+        return self._partitions
+
+    @property
+    def store(self) -> Store:
+        """The first partition, which is the whole store where there is one: for tests."""
+        return self.partitions.first
 
     def handle(self, run_id: str) -> Handle[object]:
         """Give a handle on a run by its id; its result is plain JSON.
@@ -207,28 +217,27 @@ class Client:
 
     def typed_handle(self, run_id: str, result: Codec) -> Handle[Any]:
         """Give a handle whose result is read by a codec. `WorkflowVersion.handle` is this."""
-        if self._completions is None or self._hints is None:
-            raise ConfigError("the client is not connected; use it with `async with`")
-        store, hints = self.store, self._hints
-        timeout = self._start_timeout
-        return Handle(run_id, store, self._completions, hints, result, timeout=timeout)
+        store = self.partitions.of(run_id)
+        completions, hints = self._ears[store.number]
+        return Handle(run_id, store, completions, hints, result, timeout=self._start_timeout)
 
     def schedule(self, name: str) -> ScheduleHandle:
         """Give a handle on a schedule by its name.
 
         Whether there is such a schedule is asked by the handle's methods, which raise `NotFound`.
         """
-        return ScheduleHandle(checked_name(name, "schedule"), self.store, self._start_timeout)
+        store = self.partitions.named(checked_name(name, "schedule"))
+        return ScheduleHandle(name, store, self._start_timeout)
 
     async def schedules(self) -> list[ScheduleStatus]:
         """Describe all schedules in the order in which they are due; paused ones come last."""
-        return await described(self.store, timeout=self._start_timeout)
+        return await described(self.partitions.all, timeout=self._start_timeout)
 
     async def activate(
         self, schedule: StoredSchedule, timing: Timing, *, replace: bool
     ) -> ScheduleHandle:
         """Send a schedule. `Schedule.activate` is this, with its options checked before."""
-        store, timeout = self.store.schedules, self._start_timeout
+        store, timeout = self.partitions.named(schedule.id).schedules, self._start_timeout
         planned = timing.next_after(await store.now(timeout=timeout))
         due = timing.due(schedule.id, planned)
         await store.activate(schedule, planned, due, replace=replace, timeout=timeout)
@@ -260,11 +269,9 @@ class Client:
 
     async def _start(self, calls: Sequence[Call[R]]) -> list[Handle[R] | AikiError]:
         """Send starts together; for each a handle, or why it was not started."""
-        runs = [_new_run(call) for call in calls]
-        try:
-            outcomes = await self.store.runs.start(runs, timeout=self._start_timeout)
-        except AikiError as error:
-            return [error] * len(calls)
+        partitions = self.partitions
+        runs = [_new_run(call, partitions) for call in calls]
+        outcomes = await partitions.start(runs, timeout=self._start_timeout)
         started: list[Handle[R] | AikiError] = []
         for call, outcome in zip(calls, outcomes, strict=True):
             if isinstance(outcome, Conflict) and call.options.on_conflict == "return_existing":
@@ -293,7 +300,7 @@ class Client:
         Raises `DataError`, before anything is asked, for what is no status or has no time zone.
         """
         return list_runs(
-            self.store,
+            self.partitions,
             status=status,
             workflow=workflow,
             tag=tag,
@@ -307,7 +314,7 @@ class Client:
         Runs on the move between `queued` and `running` may be counted as either.
         """
         name = None if workflow is None else checked_name(workflow, "workflow")
-        return await self.store.catalog.counts(name)
+        return await self.partitions.overview.counts(name)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -353,12 +360,6 @@ def _check_calls(calls: object) -> None:
     )
 
 
-def _checked_directory(given: object) -> Path:
-    if not isinstance(given, str | Path) or not str(given) or "\0" in str(given):
-        raise ConfigError(f"data_dir is the path of a directory, not {given!r:.100}")
-    return Path(given)
-
-
 def checked_around(given: object) -> tuple[AroundStart, ...]:
     """Return the middleware of a client. Raises `ConfigError` for what is none."""
     several = cast("Sequence[object]", given if isinstance(given, list | tuple) else (given,))
@@ -380,10 +381,10 @@ def _parts(calls: Sequence[Call[R]]) -> Iterator[Sequence[Call[R]]]:
         yield calls[first:]
 
 
-def _new_run(call: Call[Any]) -> NewRun:
+def _new_run(call: Call[Any], partitions: Partitions) -> NewRun:
     digest = hashlib.blake2b(call.version.encode() + b"\n" + call.payload, digest_size=16)
     return NewRun(
-        id=new_run_id(0),
+        id=partitions.new_run_id(call.workflow, call.options.idempotency_key or ""),
         workflow=call.workflow,
         version=call.version,
         pool=call.options.pool,

@@ -14,6 +14,7 @@ from aiki.store.keys import new_token
 _logger = logging.getLogger("aiki.client")
 
 POLL = 30.0  # seconds; a lost message costs this much at most, and a tenth
+READERS_POLL = 2.0  # of who may not write down that somebody waits
 
 Outcome = tuple[Status, bytes]
 
@@ -47,6 +48,8 @@ class Completions:
         self._asking: set[asyncio.Task[None]] = set()
         self._poll: asyncio.TimerHandle | None = None  # one for all: a timer each costs more
         self._is_closed = False
+        self._is_told = store.link.may_write
+        self._every = POLL if self._is_told else READERS_POLL
 
     async def wait(self, run_id: str) -> Outcome:
         """Wait until a run is over and give its status and stored outcome.
@@ -57,7 +60,7 @@ class Completions:
         """
         if self._is_closed:
             raise _closed()
-        if not self._inbox:
+        if self._is_told and not self._inbox:
             # Subscribe before the first watch, or the message in between is lost.
             if self._subscribing is None:
                 self._subscribing = asyncio.create_task(
@@ -98,7 +101,9 @@ class Completions:
             raise
 
     async def _ask(self, run_id: str) -> None:
-        outcome = await self._store.runs.watch(run_id, self._inbox)
+        runs = self._store.runs
+        looking = runs.watch(run_id, self._inbox) if self._is_told else runs.outcome(run_id)
+        outcome = await looking
         if outcome is not None:
             self._over(run_id, outcome)
 
@@ -109,11 +114,11 @@ class Completions:
                 future.set_result(outcome)
 
     def _next_poll(self) -> float:
-        return self._loop.time() + POLL * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+        return self._loop.time() + self._every * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
 
     def _poll_later(self) -> None:
         if self._poll is None:
-            self._poll = self._loop.call_later(POLL / 10, self._poll_all)
+            self._poll = self._loop.call_later(self._every / 10, self._poll_all)
 
     def _poll_all(self) -> None:
         self._poll = None

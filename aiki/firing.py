@@ -28,7 +28,7 @@ CANCEL_WITHIN = 10.0  # else it is asked again when the schedule is looked at th
 
 
 class Firing:
-    """Fires the schedules of a store, in one process."""
+    """Fires the schedules of one partition, in one process."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -106,7 +106,7 @@ class Firing:
         if isinstance(step, Miss):
             missed = step.count
         else:
-            run_id = occurrence_run_id(0, due.id, step.occurrence)
+            run_id = occurrence_run_id(self._store.number, due.id, step.occurrence)
         word, others = await self._schedules.fire(
             due, step.next, step.due, missed=missed, run_id=run_id
         )

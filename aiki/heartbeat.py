@@ -39,6 +39,7 @@ class Heartbeat:
         hang_timeout: float,
         on_notices: Callable[[list[str]], None],
         on_gone: Callable[[str], None],
+        reports: bool = True,
     ) -> None:
         self._heart = heart
         self._label = label
@@ -48,6 +49,7 @@ class Heartbeat:
         self._hang_timeout = hang_timeout
         self._on_notices = on_notices
         self._on_gone = on_gone
+        self._reports = reports  # a loop that stands still; one of several that see it is enough
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._answered = True
@@ -87,7 +89,7 @@ class Heartbeat:
 
     def _is_hung(self) -> bool:
         lag = 0.0 if self._answered else time.monotonic() - self._asked_at
-        if lag >= LAG and not self._reported:
+        if lag >= LAG and self._reports and not self._reported:
             self._reported = True
             frame = sys._current_frames().get(self._loop_thread)
             stack = "".join(traceback.format_stack(frame)) if frame else "unknown"

@@ -1,4 +1,4 @@
-"""One life of a worker: an incarnation, the lease that it renews, and what it claims.
+"""One life of a worker in one partition: an incarnation, the lease that it renews, its claims.
 
 A worker whose lease is gone does not get it back. It lives again, under another incarnation.
 """
@@ -16,8 +16,10 @@ from aiki.errors import AikiError
 from aiki.heartbeat import Heartbeat, now
 from aiki.process import create_time, this_host
 from aiki.records import ClaimedRun
+from aiki.slots import Slots
 from aiki.store import Store
 from aiki.store.keys import new_token
+from aiki.store.rights import Role
 from aiki.store.workers import AboutWorker
 
 _logger = logging.getLogger("aiki.worker")
@@ -37,22 +39,21 @@ class Life:
         lease: float,
         interval: float,
         hang_timeout: float,
-        free_slots: Callable[[], int],
+        slots: Slots,
         host: Callable[[ClaimedRun], None],
-        on_notices: Callable[[list[str]], None],
+        notify: Callable[[str], bool],
         on_gone: Callable[[str], None],
         on_claims_end: Callable[[asyncio.Task[None]], None],
     ) -> None:
         self.incarnation = new_token()
-        self.is_quarantine = False
         self._store = store
         self._label = label
         self._streams = list(streams)
         self._alone_streams = [f"{stream}/quarantine" for stream in streams]
         self._lease = lease
-        self._free_slots = free_slots
+        self._slots = slots
         self._host = host
-        self._on_notices = on_notices
+        self._notify = notify
         self._on_gone = on_gone
         self._on_claims_end = on_claims_end
         self._claims: Claims | None = None
@@ -63,12 +64,18 @@ class Life:
             lease=lease,
             interval=interval,
             hang_timeout=hang_timeout,
-            on_notices=on_notices,
+            on_notices=self._on_notices,
             on_gone=on_gone,
+            reports=store.number == 0,
         )
 
     async def begin(self, *, quarantine: bool) -> None:
-        """Register, beat, and claim."""
+        """Register, beat, and claim.
+
+        Raises:
+            StoreRefused: the server's user may not do all that a worker does.
+        """
+        await self._store.require(Role.WORKER)
         about = AboutWorker(self._label, this_host(), os.getpid(), create_time())
         streams = self._streams + self._alone_streams
         asked_at = now()
@@ -86,14 +93,13 @@ class Life:
     async def claim(self, *, quarantine: bool) -> None:
         """Claim runs, either the ordinary ones or those in quarantine."""
         await self.stop_claiming()
-        self.is_quarantine = quarantine
         self._claims = Claims(
             self._store,
             self.incarnation,
             streams=self._alone_streams if quarantine else self._streams,
             lease=self._lease,
             quarantine=quarantine,
-            free_slots=self._free_slots,
+            slots=self._slots,
             host=self._host,
             on_dead=self._on_gone,
         )
@@ -128,14 +134,16 @@ class Life:
         """The runs that a claim is under way for."""
         return frozenset() if self._claims is None else self._claims.claiming
 
-    def slot_freed(self) -> None:
-        """Look again whether something may be claimed."""
-        if self._claims is not None:
-            self._claims.slot_freed()
-
-    def confirm(self, run_id: str) -> None:
-        """Let the next beat take a notice back."""
-        self._heartbeat.confirm(run_id)
+    async def release_orphans(self, is_hosted: Callable[[str], bool]) -> None:
+        """Hand back the runs that are ours and that nobody here hosts."""
+        store = self._store
+        for run_id, epoch in (await store.workers.owned_runs(self.incarnation)).items():
+            if not is_hosted(run_id) and run_id not in self.under_claim:
+                word = await store.runs.release(run_id, epoch, self.incarnation)
+                if word == b"OK":
+                    _logger.warning(
+                        "worker %s released run %s, not hosted here", self._label, run_id
+                    )
 
     async def end(self, cause: str) -> None:
         """Give everything back, fenced; nobody must be at work on it any more."""
@@ -157,6 +165,12 @@ class Life:
     @property
     def _channel(self) -> str:
         return f"worker:{self.incarnation}"
+
+    def _on_notices(self, run_ids: list[str]) -> None:
+        for run_id in run_ids:
+            if not self._notify(run_id) and run_id in self.under_claim:
+                continue  # its actor is still to come, and the next beat tells again
+            self._heartbeat.confirm(run_id)
 
     def _on_message(self, message: bytes) -> None:
         self._on_notices([message.decode()])

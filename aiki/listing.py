@@ -10,14 +10,14 @@ from aiki.errors import DataError
 from aiki.handle import RunDescription, description
 from aiki.names import checked_name, checked_tag
 from aiki.states import Status
-from aiki.store import Store
+from aiki.store import Partitions
 
 FIRST_PAGE = 25
 LARGEST_PAGE = 400
 
 
 def list_runs(
-    store: Store,
+    partitions: Partitions,
     *,
     status: Status | Collection[Status] | None,
     workflow: str | None,
@@ -34,7 +34,7 @@ def list_runs(
         raise DataError(f"since {since.isoformat()} has no time zone; give it one")
     from_ms = None if since is None else math.floor(since.timestamp() * 1000)
     return _pages(
-        store,
+        partitions,
         statuses=_checked(status),
         workflow=workflow,
         tag=tag,
@@ -44,7 +44,7 @@ def list_runs(
 
 
 async def _pages(
-    store: Store,
+    partitions: Partitions,
     *,
     statuses: tuple[Status, ...],
     workflow: str | None,
@@ -52,22 +52,21 @@ async def _pages(
     since: int | None,
     timeout: float,
 ) -> AsyncIterator[RunDescription]:
-    began = await store.catalog.now()
+    overview = partitions.overview
+    began = await overview.now()
     changed: set[str] = set()
-    reading = await store.catalog.reading(
-        statuses=statuses, workflow=workflow, tag=tag, since=since
-    )
+    reading = await overview.reading(statuses=statuses, workflow=workflow, tag=tag, since=since)
     size = FIRST_PAGE
     while ids := await reading.next(size):
         # An index is a hint, and the record decides. A run that moves meanwhile may stand in two.
-        for snapshot in await store.runs.snapshots(ids, timeout=timeout):
+        for snapshot in await overview.snapshots(ids, timeout=timeout):
             if (
                 snapshot.status in statuses
                 and workflow in (None, snapshot.workflow)
                 and (tag is None or tag in snapshot.tags)
                 and (since is None or snapshot.since >= since)
             ):
-                if snapshot.since >= began:
+                if snapshot.since >= began[partitions.of(snapshot.id).number]:
                     if snapshot.id in changed:
                         continue
                     changed.add(snapshot.id)

@@ -58,6 +58,8 @@ class Host:
     runs: Runs
     control: Control
     mailbox: Mailbox
+    mailbox_of: Callable[[str], Mailbox]
+    """Where a message to any other run goes, by its id."""
     streams: Streams
     children: Children
     threads: Threads

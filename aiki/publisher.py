@@ -250,6 +250,10 @@ class Publishing(Protocol):
     def publisher(self) -> Publisher:  # noqa: D102 - the class says it
         ...
 
+    def published_as(self, key: str) -> str:
+        """Give whose a step's chunks are."""
+        ...
+
 
 class Outlet:
     """What one execution of a step publishes, as long as it lasts."""
@@ -264,25 +268,26 @@ class Outlet:
 
     def publish(self, topic: Topic[Any], chunk: Any) -> None:
         """Publish a chunk."""
-        publisher = self._open()
+        run = self._open()
         if self._numbers is None:
             self._numbers = {}
-        publisher.publish(topic, chunk, self._key, self._attempt, self._numbers)
+        key = run.published_as(self._key)
+        run.publisher.publish(topic, chunk, key, self._attempt, self._numbers)
 
     def reach(self, done: float, total: float | None) -> None:
         """Note how far the run is."""
-        self._open().reach(done, total)
+        self._open().publisher.reach(done, total)
 
     def close(self) -> None:
         """Publish nothing more: the execution is over."""
         self._run = None
 
-    def _open(self) -> Publisher:
+    def _open(self) -> Publishing:
         if self._run is None:
             raise InvalidTransition(
                 f"the execution of step {self._key} is over; a task publishes while it runs"
             )
-        return self._run.publisher
+        return self._run
 
 
 def _closed(topic: Topic[Any]) -> InvalidTransition:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from aiki.errors import DataError
 from aiki.states import Status
@@ -25,8 +26,7 @@ class EntryKind(StrEnum):
 _KINDS = {kind.value: kind for kind in EntryKind}  # called, it takes as long as all the rest
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):  # of all values the one that is made by thousands
     """One recorded step. Times are the server's, in milliseconds.
 
     `spent` is the time from the start of the first attempt to `written`; for an abandoned step
@@ -63,18 +63,9 @@ class Entry:
         """
         head, _, payload = raw.partition(b"\n")
         try:
-            kind, token, written, due, seq, attempts, spent, worker = head.decode().split(" ", 7)
-            return cls(
-                _KINDS[kind],
-                token,
-                int(written),
-                int(due),
-                int(seq),
-                int(attempts),
-                int(spent),
-                worker,
-                payload,
-            )
+            kind, token, *numbers, worker = head.decode().split(" ", 7)
+            written, due, seq, attempts, spent = map(int, numbers)
+            return cls(_KINDS[kind], token, written, due, seq, attempts, spent, worker, payload)
         except (KeyError, ValueError):
             raise DataError(f"a journal entry is damaged: it begins with {raw[:80]!r}") from None
 
@@ -106,7 +97,7 @@ def open_payload(failure: bytes, details: bytes) -> bytes:
 
 def closed_entry(kind: EntryKind, token: str, written: int, rest: bytes) -> bytes:
     """Give the stored form of a closed entry. Nothing is decided by when it was written."""
-    return b"%b %b %d 0 %b" % (kind.value.encode(), token.encode(), written, rest)
+    return b"%b %b %d 0 %b" % (kind.encode(), token.encode(), written, rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ P = ParamSpec("P")
 
 _NOTHING: Mapping[str, Asked] = {}
 
+_START_IT_THERE = "start it from the workflow, or call it directly to run its code within this step"
+
 MAX_DETAILS = 4096  # bytes: they are read whenever the run is listed
 
 _logger = logging.getLogger("aiki.run")
@@ -392,12 +394,7 @@ class Run:
             DataError, LimitExceeded: the input cannot be stored.
             DefinitionError: it was called where no step can run.
         """
-        if is_in_step():
-            raise DefinitionError(
-                f"task {spec.name!r} was started inside a task; a task is one step, so start it "
-                "from the workflow, or call it directly to run its code within this step"
-            )
-        self.check_here(f"task {spec.name!r} was started")
+        self.check_here(f"task {spec.name!r} was started", _START_IT_THERE)
         known = self._specs.setdefault(spec.name, spec)
         if known is not spec and known.identity != spec.identity:
             raise DefinitionError(
@@ -406,12 +403,10 @@ class Run:
             )
         return self._attempts.execute(spec, args, kwargs, called)
 
-    def check_here(self, what: str) -> None:
+    def check_here(self, what: str, instead: str = "do it in the workflow's handler") -> None:
         """Raise `DefinitionError` unless the caller is this run's handler; `what` it has done."""
         if is_in_step():
-            raise DefinitionError(
-                f"{what} inside a task; a task is one step, so do it in the workflow's handler"
-            )
+            raise DefinitionError(f"{what} inside a task; a task is one step, so {instead}")
         if _active.get() is not self or not self.execution.is_on_this_loop():
             raise DefinitionError(
                 f"{what} with run {self.id} outside that run's handler; do it in the handler, with "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, TypeAlias, cast, get_args
 from zoneinfo import ZoneInfo
 
@@ -127,7 +128,9 @@ class ScheduleHandle:
         Runs under way are treated by the schedule's overlap policy, or by the one given here.
         """
         now = await self._schedules.now(timeout=self._timeout)
-        return await self._ask_for(new_run_id(0), now, checked_overlap(overlap, optional=True))
+        return await self._ask_for(
+            new_run_id(self._store.number), now, checked_overlap(overlap, optional=True)
+        )
 
     async def backfill(
         self, start: datetime, end: datetime, *, overlap: Overlap | None = None
@@ -155,7 +158,9 @@ class ScheduleHandle:
                 f"to {end}; fill them in piece by piece"
             )
         return [
-            await self._ask_for(occurrence_run_id(0, self.name, time), time, policy)
+            await self._ask_for(
+                occurrence_run_id(self._store.number, self.name, time), time, policy
+            )
             for time in times
         ]
 
@@ -190,11 +195,17 @@ def checked_overlap(value: object, *, optional: bool = False) -> str:
     raise DataError(f"overlap is one of {', '.join(get_args(Overlap))}, not {value!r:.100}")
 
 
-async def described(store: Store, *, timeout: float) -> list[ScheduleStatus]:
-    """Describe all schedules, in the order in which they are due."""
-    names = await store.schedules.ids(timeout=timeout)
-    records = await store.schedules.records(names, timeout=timeout)
-    return await _described(store, [each for each in records if each is not None], timeout=timeout)
+async def described(stores: Sequence[Store], *, timeout: float) -> list[ScheduleStatus]:
+    """Describe all schedules of these partitions, in the order in which they are due."""
+    parts = await asyncio.gather(*(_described_in(store, timeout=timeout) for store in stores))
+    return [status for _, status in sorted(chain(*parts), key=lambda each: each[0])]
+
+
+async def _described_in(store: Store, *, timeout: float) -> list[tuple[float, ScheduleStatus]]:
+    dues = await store.schedules.dues(timeout=timeout)
+    records = await store.schedules.records([*dues], timeout=timeout)
+    found = await _described(store, [each for each in records if each], timeout=timeout)
+    return [(dues[status.name], status) for status in found]
 
 
 async def _described(

@@ -312,7 +312,8 @@ class Waits:
         error: AikiError | None = None
         message_id = f"{topic}/{key}" if key else f"{run.scope}/{operation.key}"
         try:
-            await run.host.mailbox.post(run_id, topic, payload, message_id=message_id, timeout=None)
+            mailbox = run.host.mailbox_of(run_id)
+            await mailbox.post(run_id, topic, payload, message_id=message_id, timeout=None)
         except (NotFound, InvalidTransition, LimitExceeded) as refused:
             error = refused
         except AikiError as trouble:  # the store's, of which no handler hears

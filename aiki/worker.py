@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -23,14 +24,16 @@ from aiki.lifespans import Lifespans
 from aiki.middleware import Middleware, checked_hooks
 from aiki.names import checked_name
 from aiki.operation import Host
+from aiki.presence import Presence
 from aiki.records import ClaimedRun
 from aiki.registry import Registry
+from aiki.slots import Slots
+from aiki.store import Store
+from aiki.store.keys import partition_of
 from aiki.threads import Threads
 
 _logger = logging.getLogger("aiki.worker")
 
-ORPHANS_EVERY = 10.0
-ALONE_AFTER = 60.0  # how long a library worker leaves quarantined runs to supervisors
 SUSPEND_ALWAYS = "AIKI_ALWAYS_SUSPEND"
 
 
@@ -71,7 +74,7 @@ class Worker:
     ) -> None:
         self._client = _checked_client(client)
         self.id = f"worker-{os.getpid()}" if id is None else checked_name(id, "worker id")
-        self._slots = _positive(max_concurrent_workflow_runs, "max_concurrent_workflow_runs")
+        self._room = _positive(max_concurrent_workflow_runs, "max_concurrent_workflow_runs")
         subscriber = _checked_subscriber(subscriber)
         self._lease = _duration(subscriber.claim_min_idle_time, "claim_min_idle_time")
         self._interval = _duration(heartbeat, "heartbeat")
@@ -99,7 +102,9 @@ class Worker:
         self.recycle_reason = ""
         self._actors: dict[str, tuple[Actor, asyncio.Task[None]]] = {}
         self._background: list[asyncio.Task[None]] = []
-        self._life: Life | None = None
+        self._presence: Presence | None = None
+        self._slots: Slots | None = None
+        self._hosts: list[Host] = []  # by partition
         self._threads: Threads | None = None
         self._paused = False
         self._running = False
@@ -107,8 +112,6 @@ class Worker:
         """Set once the worker is to end, by request or because something failed."""
         self._emptied = asyncio.Event()
         self._failure: BaseException | None = None
-        self._rebirth: asyncio.Task[None] | None = None
-        self._alone_since: float | None = None
 
     async def prepare(self) -> None:
         """Enter the lifespans. `start` does it, where it was not done before.
@@ -137,37 +140,24 @@ class Worker:
                 "worker.workflow_registry.add(…) first"
             )
         await self.prepare()
-        self._threads = Threads(self._slots, f"aiki-task-{self.id}")
-        self._host = Host(
-            runs=self._client.store.runs,
-            control=self._client.store.control,
-            mailbox=self._client.store.mailbox,
-            streams=self._client.store.streams,
-            children=self._client.store.children,
-            threads=self._threads,
-            label=self.id,
-            inline_wait=self._inline_wait,
-            divergence_after=self._divergence_after,
-            cancel_grace=self._grace,
-            suspend_always=self._suspend_always,
-            is_leased=lambda: self._life is not None and self._life.is_leased,
-            has_room=lambda: self._free_slots() > 0,
-            interrupt=self._interrupted,
-            recycle=self._recycle,
-            is_draining=self.stopping.is_set,
-        )
+        stores = self._client.partitions.all
+        self._threads = Threads(self._room, f"aiki-task-{self.id}")
+        self._hosts = [self._host_for(store, self._threads) for store in stores]
         self._running = True
         self.stopping.clear()
         self._failure = None
         try:
-            await self._live()
+            presence = await self._live(stores)
         except BaseException:
             await self._leave_lifespans()
             raise
-        self._spawn(self._look_after())
-        if self._keeps_house:
-            self._spawn(Housekeeping(self._client.store, lease=self._lease).run())
-            self._spawn(Firing(self._client.store).run())
+        for store in stores:
+            self._spawn(presence.release_orphans(store.number))
+            if self._keeps_house:
+                self._spawn(Housekeeping(store, lease=self._lease).run())
+                self._spawn(Firing(store).run())
+        if self._keeps_house and not self._quarantine:
+            self._spawn(presence.mind_quarantine())
 
     async def run(self) -> None:
         """Start, execute runs until `request_stop`, and stop.
@@ -193,14 +183,13 @@ class Worker:
         if self._running:
             self._running = False
             self.stopping.set()
-            if self._rebirth is not None:
-                # Or it would begin a life that nobody ends. What it has begun, `_die` ends.
-                self._rebirth.cancel()
-                await asyncio.wait([self._rebirth])
+            if self._presence is not None:
+                await self._presence.stop_living_again()
             try:
                 await self._drain(self._grace if grace is None else grace)
             finally:
-                await self._die("it stopped")
+                if self._presence is not None:
+                    await self._presence.end("it stopped")
                 for task in self._background:
                     task.cancel()
                 await asyncio.gather(*self._background, return_exceptions=True)
@@ -215,8 +204,13 @@ class Worker:
 
     @property
     def incarnation(self) -> str:
-        """The name of the worker's present life in the store; empty before the first."""
-        return "" if self._life is None else self._life.incarnation
+        """The name of the worker's present life in the first partition; empty before it."""
+        return next(iter(self.incarnations), "")
+
+    @property
+    def incarnations(self) -> tuple[str, ...]:
+        """The names of the worker's present lives, one in each partition of the store."""
+        return () if self._presence is None else self._presence.incarnations
 
     def pause(self) -> None:
         """Claim no more runs; those at work go on."""
@@ -237,7 +231,7 @@ class Worker:
         return {
             "worker": self.id,
             "incarnation": self.incarnation,
-            "slots": self._slots,
+            "slots": self._room,
             "paused": self._paused,
             "runs": [actor.describe() for actor, _ in self._actors.values()],
         }
@@ -254,41 +248,59 @@ class Worker:
     ) -> None:
         await self.stop()
 
-    # One life: an incarnation, its lease, its claims
+    # Its lives: an incarnation, a lease and claims in each partition
 
-    async def _live(self) -> None:
+    async def _live(self, stores: Sequence[Store]) -> Presence:
+        self._slots = Slots(self._free_slots, len(stores))
+        presence = self._presence = Presence(
+            stores,
+            self.id,
+            born=self._born,
+            leave=self._leave,
+            is_hosted=self._actors.__contains__,
+            hosted=self._actors.__len__,
+            on_replaced=self._on_replaced,
+            on_end=self._on_done,
+            quarantine=self._quarantine,
+        )
+        await presence.begin()
+        return presence
+
+    def _born(self, store: Store, on_gone: Callable[[str], None]) -> Life:
+        assert self._slots is not None  # noqa: S101 - it lives with what `_live` made
         streams = [
             f"ready:{version.name}/{version.version}/{pool}"
             for version in self.workflow_registry.versions()
             for pool in self._pools
         ]
-        self._life = Life(
-            self._client.store,
+        return Life(
+            store,
             self.id,
             streams=streams,
             lease=self._lease,
             interval=self._interval,
             hang_timeout=self._hang_timeout,
-            free_slots=self._free_slots,
-            host=self._host_run,
-            on_notices=self._on_notices,
-            on_gone=self._on_gone,
+            slots=self._slots,
+            host=partial(self._host_run, self._hosts[store.number]),
+            notify=self._notify,
+            on_gone=on_gone,
             on_claims_end=self._on_done,
         )
-        await self._life.begin(quarantine=self._quarantine)
 
-    async def _die(self, cause: str) -> None:
-        """End this life: give everything back, whatever it was doing."""
-        if self._life is None:
-            return
-        await self._life.stop_claiming()
-        tasks = [task for _, task in self._actors.values()]
-        for task in tasks:
+    async def _leave(self, partition: int | None) -> None:
+        """End the actors of a partition, or all of them, whatever they are at."""
+        left = {
+            run_id: hosted
+            for run_id, hosted in self._actors.items()
+            if partition is None or (partition_of(run_id) or 0) == partition
+        }
+        for _, task in left.values():
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        self._actors.clear()
-        await self._life.end(cause)
+        if left:
+            await asyncio.wait([task for _, task in left.values()])
+        for run_id, hosted in left.items():
+            if self._actors.get(run_id) is hosted:
+                del self._actors[run_id]
 
     async def _leave_lifespans(self) -> None:
         lifespans, self._lifespans = self._lifespans, None
@@ -296,8 +308,8 @@ class Worker:
             await lifespans.close()
 
     async def _drain(self, grace: float) -> None:
-        if self._life is not None:
-            await self._life.stop_claiming()
+        if self._presence is not None:
+            await self._presence.stop_claiming()
         for actor, _ in self._actors.values():
             actor.suspend()
         try:
@@ -313,48 +325,61 @@ class Worker:
                 grace,
             )
 
-    def _on_gone(self, word: str) -> None:
-        """Our lease is gone, or the store is another one: nothing here is ours any more."""
-        if not self._running or self._rebirth is not None:
-            return
-        if word == "STORE":
+    def _on_replaced(self) -> None:
+        if self._running:
             self._fail(
                 AikiError(
                     "the store is not the one this worker registered with: it was flushed, "
                     "restored or replaced; nothing more is claimed"
                 )
             )
-            return
-        _logger.warning("worker %s lost its lease; its runs are others' now", self.id)
-        self._rebirth = asyncio.create_task(self._live_again())
-        self._rebirth.add_done_callback(self._on_done)
 
-    async def _live_again(self) -> None:
-        await self._die("it was given up")
-        await self._live()
-        self._rebirth = None
+    def _host_for(self, store: Store, threads: Threads) -> Host:
+        partitions = self._client.partitions
+        number = store.number
+        return Host(
+            runs=store.runs,
+            control=store.control,
+            mailbox=store.mailbox,
+            mailbox_of=lambda run_id: partitions.of(run_id).mailbox,
+            streams=store.streams,
+            children=store.children,
+            threads=threads,
+            label=self.id,
+            inline_wait=self._inline_wait,
+            divergence_after=self._divergence_after,
+            cancel_grace=self._grace,
+            suspend_always=self._suspend_always,
+            is_leased=lambda: self._presence is not None and self._presence.is_leased(number),
+            has_room=lambda: self._free_slots() > 0,
+            interrupt=self._interrupted,
+            recycle=self._recycle,
+            is_draining=self.stopping.is_set,
+        )
 
     # Runs
 
     def _free_slots(self) -> int:
         if self._paused or not self._running or self._failure is not None:
             return 0
-        alone = self._life is not None and self._life.is_quarantine
-        return (1 if alone else self._slots) - len(self._actors)
+        alone = self._presence is not None and self._presence.is_quarantine
+        return (1 if alone else self._room) - len(self._actors)
 
-    def _host_run(self, claimed: ClaimedRun) -> None:
+    def _host_run(self, host: Host, claimed: ClaimedRun) -> None:
         definition = self.workflow_registry.find(claimed.workflow, claimed.version)
         if definition is None:
             raise AikiError(f"run {claimed.ownership.run_id} is of a version nobody registered")
-        actor = Actor(claimed, definition, self._host, self._hooks.middleware)
+        actor = Actor(claimed, definition, host, self._hooks.middleware)
         run_id = claimed.ownership.run_id
         older = self._actors.pop(run_id, None)
         context = None if self._lifespans is None else self._lifespans.context()
-        driving = self._drive(actor, older)
+        driving = self._drive(actor, older, host)
         task = asyncio.get_running_loop().create_task(driving, name=run_id, context=context)
         self._actors[run_id] = (actor, task)
 
-    async def _drive(self, actor: Actor, older: tuple[Actor, asyncio.Task[None]] | None) -> None:
+    async def _drive(
+        self, actor: Actor, older: tuple[Actor, asyncio.Task[None]] | None, host: Host
+    ) -> None:
         run_id = actor.owner.run_id
         try:
             if older is not None:
@@ -367,7 +392,7 @@ class Worker:
             # Handed back it would fail again, here or elsewhere, without end.
             _logger.exception("run %s is stalled by an error in the library", run_id)
             with contextlib.suppress(AikiError):
-                await self._host.runs.stall(actor.owner, f"An error in the library: {error!r}")
+                await host.runs.stall(actor.owner, f"An error in the library: {error!r}")
         finally:
             hosted = self._actors.get(run_id)
             if hosted is not None and hosted[0] is actor:
@@ -377,19 +402,15 @@ class Worker:
                 self._emptied.set()
 
     def _slot_freed(self) -> None:
-        if self._life is not None:
-            self._life.slot_freed()
+        if self._slots is not None:
+            self._slots.changed()
 
-    def _on_notices(self, run_ids: list[str]) -> None:
-        if self._life is None:
-            return
-        for run_id in run_ids:
-            hosted = self._actors.get(run_id)
-            if hosted is not None:
-                hosted[0].notified()
-            elif run_id in self._life.under_claim:
-                continue  # its actor is still to come, and the next beat tells again
-            self._life.confirm(run_id)
+    def _notify(self, run_id: str) -> bool:
+        """Tell a run's actor that there is news; whether there is an actor."""
+        hosted = self._actors.get(run_id)
+        if hosted is not None:
+            hosted[0].notified()
+        return hosted is not None
 
     def _interrupted(self, error: BaseException) -> None:
         self._fail(error)
@@ -400,46 +421,6 @@ class Worker:
         self.needs_recycling.set()
 
     # Background
-
-    async def _look_after(self) -> None:
-        """Release runs that nobody here hosts, and mind the quarantine where nobody else does."""
-        while True:
-            await asyncio.sleep(ORPHANS_EVERY)
-            if self._life is None or self._rebirth is not None:
-                continue
-            try:
-                await self._release_orphans(self._life)
-                if self._keeps_house and not self._quarantine:
-                    await self._mind_quarantine(self._life)
-            except AikiError as error:
-                _logger.warning("worker %s: %s", self.id, error)
-
-    async def _release_orphans(self, life: Life) -> None:
-        store = self._client.store
-        for run_id, epoch in (await store.workers.owned_runs(life.incarnation)).items():
-            if run_id not in self._actors and run_id not in life.under_claim:
-                word = await store.runs.release(run_id, epoch, life.incarnation)
-                if word == b"OK":
-                    _logger.warning("worker %s released run %s, not hosted here", self.id, run_id)
-
-    async def _mind_quarantine(self, life: Life) -> None:
-        if life.is_quarantine and self._actors:
-            return  # the suspect shall not meet others here
-        _, supervisors = await self._client.store.workers.beat_supervisor("", 0)
-        now = asyncio.get_running_loop().time()
-        if supervisors > 0 or await life.quarantined() == 0:
-            self._alone_since = None
-            if life.is_quarantine or not life.is_claiming:
-                await life.claim(quarantine=False)
-            return
-        self._alone_since = now if self._alone_since is None else self._alone_since
-        if life.is_quarantine or now - self._alone_since < ALONE_AFTER:
-            return
-        if life.is_claiming:
-            _logger.warning("worker %s finishes its runs, then takes quarantined ones", self.id)
-            await life.stop_claiming()
-        if not self._actors:
-            await life.claim(quarantine=True)
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(job)

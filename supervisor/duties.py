@@ -16,6 +16,8 @@ from aiki.client import Client
 from aiki.errors import AikiError, StoreReplaced
 from aiki.firing import Firing
 from aiki.housekeeping import Housekeeping
+from aiki.store import Store
+from aiki.store.rights import Role
 from aiki.supervisor.recovery import Dead, Verdict, give_back, give_back_of_the_gone
 from aiki.supervisor.settings import Settings
 from aiki.valkey_setup import GUARANTEES
@@ -47,6 +49,7 @@ class Duties:
         self._open = AsyncExitStack()
         self._client: Client | None = None
         self._recoveries: set[asyncio.Task[None]] = set()
+        self._quarantined: dict[int, int] = {}  # runs, by partition
 
     async def open(self) -> tuple[str, str]:
         """Connect, starting the embedded server if need be.
@@ -55,35 +58,45 @@ class Duties:
         Raises `ConfigError`, `StoreRefused` and `StoreUnavailable`.
         """
         settings = self._settings
-        self._client = await self._open.enter_async_context(settings.client())
-        store = self._client.store
+        client = settings.client()
+        client.role = Role.SUPERVISOR
+        self._client = await self._open.enter_async_context(client)
+        partitions = self._client.partitions
         if settings.redis is None:
             kept = f"{settings.data_dir}: {GUARANTEES[settings.durability]}"
         else:
-            kept = f"{store.address.described}: {store.preflight.guarantee}"
-        return kept, store.store_id
+            count = len(partitions.all)
+            where = f"{count} partitions of " if count > 1 else ""
+            where += partitions.address.described
+            kept = f"{where}: {partitions.first.preflight.guarantee}"
+        return kept, partitions.store_id
 
     async def attend(self) -> None:
-        """Beat, keep house and look after the quarantine, until cancelled."""
-        store, settings = self._opened().store, self._settings
-        house = Housekeeping(
-            store,
-            lease=settings.lease,
-            retention=settings.retention,
-            unserved_after=settings.unserved_after,
-        )
+        """Beat, keep house and look after the quarantine, until cancelled.
+
+        In each partition by itself: one that is out of reach holds up none of the others.
+        """
+        settings = self._settings
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_for_the_gone())
-            group.create_task(house.run())
-            group.create_task(Firing(store).run())
-            group.create_task(self._beat())
+            for store in self._opened().partitions.all:
+                house = Housekeeping(
+                    store,
+                    lease=settings.lease,
+                    retention=settings.retention,
+                    unserved_after=settings.unserved_after,
+                )
+                group.create_task(self._look_for_the_gone(store))
+                group.create_task(house.run())
+                group.create_task(Firing(store).run())
+                group.create_task(self._beat(store))
 
     def give_back(self, dead: Dead, verdict: Verdict) -> None:
         """Begin to make a dead worker's runs ready again."""
-        work = give_back(self._opened().store.workers, dead, verdict)
-        task = asyncio.create_task(work, name=f"give back {dead.who}")
-        self._recoveries.add(task)
-        task.add_done_callback(self._given_back)
+        for store in self._opened().partitions.all:
+            work = give_back(store, dead, verdict)
+            task = asyncio.create_task(work, name=f"give back {dead.who}")
+            self._recoveries.add(task)
+            task.add_done_callback(self._given_back)
 
     async def finish(self) -> None:
         """Let the recoveries that are under way come to their end, for a while."""
@@ -96,26 +109,30 @@ class Duties:
     async def close(self) -> None:
         """Leave the store, and with it the embedded server; may be called without `open`."""
         if self._client is not None:
+            leaving = (
+                store.workers.remove_supervisor(self._id) for store in self._client.partitions.all
+            )
             with suppress(TimeoutError, AikiError):
                 async with asyncio.timeout(_LAST_WORDS):
-                    await self._client.store.workers.remove_supervisor(self._id)
+                    await asyncio.gather(*leaving)
         try:
             await self._open.aclose()
         except AikiError as error:
             logger.warning("%s", error)
 
-    async def _look_for_the_gone(self) -> None:
+    async def _look_for_the_gone(self, store: Store) -> None:
         try:
-            await give_back_of_the_gone(self._opened().store.workers)
+            await give_back_of_the_gone(store)
         except AikiError as error:  # then the expiry of their leases finds them
             logger.warning("workers that are gone could not be looked for: %s", error)
 
-    async def _beat(self) -> None:
-        workers = self._opened().store.workers
+    async def _beat(self, store: Store) -> None:
         is_troubled = False
         while True:
             try:
-                quarantined, _ = await workers.beat_supervisor(self._id, _BEAT * _BEATS_PER_LIFE)
+                quarantined, _ = await store.workers.beat_supervisor(
+                    self._id, _BEAT * _BEATS_PER_LIFE
+                )
             except StoreReplaced as error:
                 self._on_replaced(error)
                 return
@@ -125,7 +142,8 @@ class Duties:
                 is_troubled = True
             else:
                 is_troubled = False
-                self._on_quarantine(quarantined)
+                self._quarantined[store.number] = quarantined
+                self._on_quarantine(sum(self._quarantined.values()))
             await asyncio.sleep(_BEAT)
 
     def _given_back(self, task: asyncio.Task[None]) -> None:

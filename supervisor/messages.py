@@ -55,9 +55,10 @@ class Born:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Worker to supervisor: its lease exists and it claims runs."""
+    """Worker to supervisor: its leases exist and it claims runs."""
 
-    incarnation: str
+    incarnations: tuple[str, ...]
+    """By partition of the store."""
     serves: tuple[str, ...]
 
 

@@ -16,6 +16,7 @@ import logging
 from dataclasses import dataclass
 
 from aiki.process import is_alive, this_host
+from aiki.store import Store
 from aiki.store.workers import Workers
 from aiki.supervisor.child import Ending
 
@@ -35,8 +36,8 @@ class Dead:
     who: str
     pid: int
     created: float
-    incarnation: str | None
-    """As far as is known; a worker that never was ready has told none."""
+    incarnations: tuple[str, ...]
+    """By partition, as far as is known; a worker that never was ready has told none."""
     how: str
 
 
@@ -67,13 +68,14 @@ def judge(ending: Ending, companions: int, since_other: float | None) -> Verdict
     return Verdict(counted=True)
 
 
-async def give_back(workers: Workers, dead: Dead, verdict: Verdict) -> None:
-    """Make the runs of a dead worker ready again; waits for the store as long as it takes.
+async def give_back(store: Store, dead: Dead, verdict: Verdict) -> None:
+    """Make a dead worker's runs in a partition ready again; waits for it as long as it takes.
 
     A worker whose lease had ended meanwhile has registered under another incarnation than the
     one it reported, so whatever is registered for its process is given back as well.
     """
-    known = [] if dead.incarnation is None else [dead.incarnation]
+    workers = store.workers
+    known = dead.incarnations[store.number : store.number + 1]
     for incarnation in known:
         await _recover(workers, incarnation, dead, verdict)
     for record in await workers.list():
@@ -82,19 +84,19 @@ async def give_back(workers: Workers, dead: Dead, verdict: Verdict) -> None:
             await _recover(workers, record.incarnation, dead, verdict)
 
 
-async def give_back_of_the_gone(workers: Workers) -> None:
+async def give_back_of_the_gone(store: Store) -> None:
     """Do the same for the workers of this host whose processes are gone, whoever started them.
 
     A supervisor that was killed leaves them behind. They are charged with nothing: nobody saw
     what they died of.
     """
-    for record in await workers.list():
+    for record in await store.workers.list():
         if record.host == this_host() and not is_alive(record.pid, record.create_time):
             dead = Dead(
                 f"worker {record.label} (pid {record.pid})", record.pid, record.create_time,
-                record.incarnation, "was gone when a supervisor started",
+                (), "was gone when a supervisor started",
             )  # fmt: skip
-            await _recover(workers, record.incarnation, dead, INNOCENT)
+            await _recover(store.workers, record.incarnation, dead, INNOCENT)
 
 
 async def _recover(workers: Workers, incarnation: str, dead: Dead, verdict: Verdict) -> None:

@@ -249,8 +249,8 @@ class _Serving:
             said = ending.not_booted
             logger.error("could not boot: %s\n%s", said.message, said.traceback)
         if not ending.is_clean():
-            incarnation = child.ready.incarnation if child.ready else None
-            dead = Dead(str(child), child.pid, child.created, incarnation, ending.how)
+            incarnations = child.ready.incarnations if child.ready else ()
+            dead = Dead(str(child), child.pid, child.created, incarnations, ending.how)
             self._duties.give_back(dead, verdict)
 
     def _follow_up(self, gone: Gone, slot: Slot, now: float) -> None:

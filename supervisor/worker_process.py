@@ -196,7 +196,7 @@ class _Hosting:
         self._channel = channel
         self._orphaned.tell(loop, self._ending.set)
         serves = sorted(f"{v.name} {v.version}" for v in worker.workflow_registry.versions())
-        channel.send(Ready(worker.incarnation, tuple(serves)))
+        channel.send(Ready(worker.incarnations, tuple(serves)))
         loop.add_signal_handler(
             signal.SIGTERM, channel.send, Replace("it got a SIGTERM of its own")
         )

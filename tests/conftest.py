@@ -11,8 +11,14 @@ pytest_plugins = ["tests.support.server", "tests.support.app", "tests.support.st
 
 SEED = "AIKI_TEST_SEED"
 
-# No deadline: the machines that run this are shared, and the watchdog ends what hangs.
-hypothesis.settings.register_profile("aiki", deadline=None, print_blob=True)
+# No deadline, and no opinion on how fast data is drawn: the machines that run this are shared, and
+# the watchdog ends what hangs.
+hypothesis.settings.register_profile(
+    "aiki",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("aiki")
 
 

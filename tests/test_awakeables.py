@@ -278,7 +278,7 @@ async def test_data_that_does_not_fit_stalls_the_run(desk: Desk) -> None:
 
 
 async def test_a_run_that_is_over_is_nobodys_to_decide(desk: Desk) -> None:
-    handle, token = await begun(desk, 0.2)
+    handle, token = await begun(desk, 2)
     assert await handle.wait_for_completion(60) == "nobody came"
     with pytest.raises(InvalidTransition, match="is completed and takes no message"):
         await resolve(desk.app.client, token, Decision("Ada", 1))

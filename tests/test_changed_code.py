@@ -72,10 +72,10 @@ class Site:
         await self.app.end(worker)
         return handle
 
-    async def go_on(self, handler: Handler) -> None:
+    async def go_on(self, handler: Handler, *, divergence_after: float = 0.3) -> None:
         """Serve the run by other code."""
         version = workflow("changing").v("1.0.0", exec=handler)
-        await self.app.serve(version, divergence_after=0.3)
+        await self.app.serve(version, divergence_after=divergence_after)
 
     async def stalls(self, handle: Handle[str]) -> str:
         """Wait until the run is stalled, and give the reason."""
@@ -155,7 +155,7 @@ async def test_a_new_step_waits_while_another_branch_may_take_what_is_recorded(s
         return "both"
 
     handle = await site.begin(three_steps(site))
-    await site.go_on(slower)
+    await site.go_on(slower, divergence_after=5)
     assert await handle.wait_for_completion(60) == "both"
     assert site.app.ledger.lines()[3:6] == ["asking for a", "asking for b", "new"]
 

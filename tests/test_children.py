@@ -255,7 +255,8 @@ async def test_a_child_need_not_be_waited_for(app: App, policy: Any) -> None:
 
     @parents.v("1.0.0")
     async def parent(run: Run) -> str:
-        child = await sleeps.with_options(on_parent_close=policy).start_as_child(run, 0.3)
+        lasts = 0.3 if policy == "abandon" else 3600.0
+        child = await sleeps.with_options(on_parent_close=policy).start_as_child(run, lasts)
         return child.id
 
     await app.serve(parents, children)

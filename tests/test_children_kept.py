@@ -246,7 +246,7 @@ async def test_ends_of_children_do_not_keep_events_out(app: App) -> None:
     await eventually(all_have_ended, what="the ends of all children")
     reply = await app.client.store.link.send((
         "EVALSHA", SCRIPTS["post_message"].sha, "1",
-        f"aiki:{app.namespace}:{{0}}:", handle.id, "m", "60000", "event/go-on\nnull", "1", "100",
+        app.base_of(handle.id), handle.id, "m", "60000", "event/go-on\nnull", "1", "100",
     ))  # fmt: skip
     assert reply == [b"OK"], "three ends are there, and room for one message"
     assert await handle.wait_for_completion(60) == 1

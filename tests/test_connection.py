@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from redis.exceptions import AuthenticationError
 
 from aiki.errors import ConfigError
 from aiki.store.connection import Address, Verdict, judge
+from aiki.store.login import PasswordFile, read_password
 
 
 @pytest.mark.parametrize(
@@ -104,6 +107,13 @@ def test_a_password_with_special_characters_arrives_as_it_is() -> None:
         "unix://",
         "unix:///",
         "unix://run/redis.sock",
+        "redis://localhost?password_file=/no/such/file",
+        "redis://localhost?password_file=pyproject.toml",
+        "redis://u:p@localhost?password_file=/etc/hosts",
+        "redis+sentinel://:p@localhost/runs?password_file=/etc/hosts",
+        "redis+sentinel://localhost/runs?sentinel_password=p&sentinel_password_file=/etc/hosts",
+        "redis+cluster://u:p@localhost?password_file=/etc/hosts",
+        "redis://localhost?sentinel_password_file=/etc/hosts",
         {"host": "localhost", "port": "port"},
         {"host": "localhost", "port": 66000},
         {"host": "localhost", "db": "orders"},
@@ -153,6 +163,9 @@ def test_a_certificate_that_is_there_is_accepted(tmp_path: Path) -> None:
         ("ASK 13907 10.0.0.1:6379", Verdict.TRY_LATER),
         ("NOREPLICAS Not enough good replicas to write.", Verdict.TRY_LATER),
         ("NOPERM this user has no permissions", Verdict.TRY_LATER),
+        ("ERR The user executing the script can't run this command", Verdict.TRY_LATER),
+        ("NOPERM ACL failure in script: User u has no permissions", Verdict.TRY_LATER),
+        ("ERR ACL failure in script: User u has no permissions", Verdict.TRY_LATER),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", Verdict.REFUSED),
         ("OOM command not allowed when used memory > 'maxmemory'.", Verdict.REFUSED),
         ("ERR unknown command", Verdict.REFUSED),
@@ -161,3 +174,44 @@ def test_a_certificate_that_is_there_is_accepted(tmp_path: Path) -> None:
 )
 def test_an_error_is_judged_by_its_first_word(error: str, verdict: Verdict) -> None:
     assert judge(error) is verdict
+
+
+# Passwords in files
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host:1/0?{}", "rediss://host:1?{}", "unix:///run/redis.sock?db=1&{}",
+        "redis+sentinel://host:1/runs?{}", "redis+cluster://host:1?{}",
+    ],
+)  # fmt: skip
+def test_a_password_is_read_from_its_file_each_time(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "pass word"
+    file.write_text("first\n")
+    named = url.format(f"password_file={quote(str(file))}")
+    for each, user in ((named, ()), (named.replace("://", "://app@"), ("app",))):
+        address = Address(each)
+        assert "password" not in address.described
+        provider = address._pool.connection_kwargs["credential_provider"]
+        assert "username" not in address._pool.connection_kwargs
+        for written, password in (("first\n", "first"), ("a b\r\n", "a b"), (" c\n\n", " c\n")):
+            file.write_text(written)
+            assert provider.get_credentials() == (*user, password)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (b"\n", "is empty"), (b"\xff", "not UTF-8"), (b"x" * 5000, "longer than")],
+)
+def test_a_file_without_a_password_is_told_by_its_name(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        read_password(file)
+    with pytest.raises(AuthenticationError, match=f"{file} .*{words}"):
+        PasswordFile(str(file), "").get_credentials()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_password(tmp_path)

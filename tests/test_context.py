@@ -252,7 +252,7 @@ async def test_a_run_has_a_context_made_of_what_is_known_of_it_each_time_it_is_t
 
     await app.serve(wf)
     handle = await greets.start(app.client, "ada")
-    assert await handle.wait_for_completion(20) == ["0 ada in pool", "1 ada in pool"]
+    assert await handle.wait_for_completion(60) == ["0 ada in pool", "1 ada in pool"]
     takes = 3 if mode == "suspend" else 1
     assert [info.claims for info in seen] == list(range(1, takes + 1))
     assert {(i.id, i.workflow, i.version) for i in seen} == {(handle.id, "greets", "1.0.0")}
@@ -308,7 +308,7 @@ async def test_what_a_context_raises_at_its_end_changes_no_outcome(
     version = workflow("careless", context=careless).v("1.0.0", exec=handler)
     worker = await app.serve(version)
     handle = await version.start(app.client)
-    assert await handle.wait_for_completion(20) == handle.id
+    assert await handle.wait_for_completion(60) == handle.id
     await stopped(app, worker)
     assert "run context careless" in caplog.text
     assert "already closed" in caplog.text

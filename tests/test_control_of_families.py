@@ -71,7 +71,11 @@ async def test_a_fork_has_the_results_of_the_children_that_it_did_not_start(site
     assert site.app.ledger.count() == {"1": 1, "2": 1, "3": 1, "last": 2}
 
 
-async def test_a_parent_goes_on_once_its_child_was_retried(site: Site) -> None:
+async def test_a_parent_goes_on_once_its_child_was_retried(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At once, and not when the sweep finds that it was not told
+    monkeypatch.setattr("aiki.housekeeping.SWEEP_EVERY", 3600.0)
     failing = [True]
     child_wf, wf = workflow("child"), workflow("parent")
 
@@ -96,8 +100,7 @@ async def test_a_parent_goes_on_once_its_child_was_retried(site: Site) -> None:
     await child.handle(site.app.client, child_id).retry()
     await becomes(site.app.client.handle(child_id), Status.COMPLETED)
     await handle.retry()
-    # At once, and not when the sweep finds that it was not told
-    assert await handle.wait_for_completion(4) == "worked"
+    assert await handle.wait_for_completion(60) == "worked"
 
 
 async def test_a_child_that_failed_fails_its_parent_for_good(site: Site) -> None:
@@ -148,10 +151,10 @@ async def test_a_rejection_stays_one_when_the_run_is_retried(site: Site) -> None
     await reject(site.app.client, tokens.pop(), "no")
     for _ in range(2):
         with pytest.raises(RunFailed, match="no"):
-            await handle.wait_for_completion(10)
+            await handle.wait_for_completion(60)
         await handle.retry()
     with pytest.raises(RunFailed, match="no"):
-        await handle.wait_for_completion(10)
+        await handle.wait_for_completion(60)
 
 
 async def test_a_child_is_not_deleted_before_its_parent_has_taken_its_end(site: Site) -> None:

@@ -65,7 +65,7 @@ async def test_the_python_of_a_page_runs(page: Path) -> None:
             namespace["client"] = client
             result = eval(code, namespace)
             if inspect.isawaitable(result):
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     await result
 
 

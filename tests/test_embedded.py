@@ -65,15 +65,24 @@ def test_the_only_user_starts_the_server_and_stops_it(directory: Path) -> None:
 def test_attaching_to_a_running_server_and_starting_one_are_quick(directory: Path) -> None:
     with EmbeddedServer(directory):
         pass  # the first start imports the package of the binary
-    before = time.monotonic()
-    with EmbeddedServer(directory) as url:
-        started = time.monotonic()
-        with EmbeddedServer(directory) as same:
-            attached = time.monotonic()
-    assert url == same
-    # Far above the 50 ms and 0.5 ms of a quiet machine, and far below a poll of a second.
-    assert started - before < 1
-    assert attached - started < 0.5
+    starts: list[float] = []
+    attachments: list[float] = []
+    # The quickest of several: a machine that stands still for a moment makes one slow.
+    while len(starts) < 3 or (len(starts) < 10 and not is_quick(starts, attachments)):
+        before = time.monotonic()
+        with EmbeddedServer(directory) as url:
+            started = time.monotonic()
+            with EmbeddedServer(directory) as same:
+                attached = time.monotonic()
+        assert url == same
+        starts.append(started - before)
+        attachments.append(attached - started)
+    assert is_quick(starts, attachments), (starts, attachments)
+
+
+def is_quick(starts: list[float], attachments: list[float]) -> bool:
+    """Tell far above the 50 ms and 0.5 ms of a quiet machine, and far below a poll of a second."""
+    return min(starts) < 1 and min(attachments) < 0.5
 
 
 def test_ten_users_at_once_share_one_server_which_ends_with_the_last(
@@ -145,7 +154,7 @@ def test_ctrl_c_in_the_group_of_the_starter_does_not_reach_the_server(
     starter = new_user("sys.stderr = open(os.devnull, 'w')")
     pid = server_pid(starter.call("attach"))
     os.killpg(starter.pid, signal.SIGINT)
-    assert starter.process.wait(10) != 0
+    assert starter.process.wait(30) != 0
     with EmbeddedServer(directory) as url:
         assert server_pid(url) == pid
 
@@ -162,7 +171,7 @@ def test_a_starter_killed_half_way_leaves_no_server_or_one_that_is_found(
 ) -> None:
     starter = new_user(moment)
     assert starter.call("attach") == ""
-    assert starter.process.wait(10) == -signal.SIGKILL
+    assert starter.process.wait(30) == -signal.SIGKILL
     left = ServerProcess.read(directory)
     assert (left is not None) == recorded
     with EmbeddedServer(directory) as url:
@@ -273,9 +282,9 @@ def test_a_server_that_does_not_end_is_an_error_that_names_it(
 def test_a_server_that_does_not_answer_is_an_error_that_names_it(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "SILENCE_DEADLINE", 0.1)
     server = EmbeddedServer(directory)
     url = server.attach()
+    monkeypatch.setattr(embedded, "SILENCE_DEADLINE", 0.1)
     pid = server_pid(url)
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(StoreUnavailable, match=f"process {pid}, has not answered"):

@@ -171,7 +171,8 @@ def test_a_start_waits_until_the_data_is_loaded(
     with EmbeddedServer(directory):
         pass
     with append_only_file(directory).open("ab") as file:
-        file.write(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n" * 200_000)
+        # Much more than is loaded before a busy machine lets the first look be taken
+        file.write(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n" * 1_500_000)
     answers: list[Answer] = []
     answer = ServerProcess.answer
 

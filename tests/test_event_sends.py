@@ -131,7 +131,7 @@ async def test_a_send_that_the_store_refuses_for_good_stalls_its_run(app: App) -
         return "sent"
 
     target = await takes_v1.start(app.client, 1)
-    base, link = f"aiki:{app.namespace}:{{0}}:", app.client.store.link
+    base, link = app.base_of(target.id), app.client.store.link
     await link.send(("SET", f"{base}run:{target.id}:seen", "damaged"))
     await app.serve(sends)
     handle = await sending.start(app.client, target.id)

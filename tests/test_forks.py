@@ -99,7 +99,7 @@ async def test_a_fork_of_a_failed_run_goes_on_where_it_failed(site: Site) -> Non
             await site.work.start(run, "cleanup")
 
     version = workflow("failing").v("1.0.0", exec=handler)
-    await site.app.serve(version, divergence_after=2)
+    await site.app.serve(version, divergence_after=20)
     handle = await version.start(site.app.client)
     with pytest.raises(RunFailed):
         await handle.wait_for_completion(60)
@@ -165,7 +165,7 @@ async def test_a_run_that_is_over_is_deleted_with_everything(app: App) -> None:
     with pytest.raises(NotFound):
         await noted.send(handle, None)
     assert [run.id async for run in app.client.runs()] == []
-    base = f"aiki:{app.namespace}:{{0}}:"
+    base = app.base_of(handle.id)
     link = app.client.store.link
     kept = await link.send(("KEYS", f"{base}*{handle.id}*"))
     assert kept == [f"{base}run:{handle.id}".encode()]

@@ -32,13 +32,14 @@ LAYERS = (
         "hints",
         "controls",
         "heartbeat",
+        "slots",
         "housekeeping",
         "firing",
         "claims",
     },
     {"question", "stream"},
     {"replay", "commits", "handle", "schedule_handle", "life", "listing"},
-    {"notes"},
+    {"notes", "presence"},
     {"recording"},
     {"execution", "client"},
     {"attempts", "waits", "updates", "compensations", "mapping"},
@@ -51,7 +52,16 @@ LAYERS = (
     {"registry", "ending", "handler", "lifespans"},
     {"actor"},
     {"worker"},
-    {"cli_settings", "cli_options", "cli_output", "cli_exits", "cli", "__init__"},
+    {
+        "cli_settings",
+        "cli_options",
+        "cli_output",
+        "cli_exits",
+        "cli_acl",
+        "cli_keys",
+        "cli",
+        "__init__",
+    },
 )
 
 # Values in, values out: these decide, and others act.

@@ -111,7 +111,7 @@ async def test_nobody_is_told_that_it_hears_again_before_it_does(tmp_path: Path)
 async def test_a_line_that_went_dead_is_replaced_and_the_new_one_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PING_EVERY", 0.05)
+    monkeypatch.setattr(module, "PING_EVERY", 0.5)
 
     def answer(connection: int, request: Request) -> bytes | None:
         if request[0] == b"PING":

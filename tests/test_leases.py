@@ -69,7 +69,8 @@ async def test_an_owner_that_was_given_up_changes_nothing_and_says_nothing(
     with caplog.at_level(logging.WARNING):
         site.gate.set()  # it wakes, and its commit is refused
         await eventually(lambda: zombie.hosted == 0, what="the end of its actor")
-    assert [record for record in caplog.records if record.name.startswith("aiki")] == []
+    said = [record for record in caplog.records if record.name.startswith("aiki")]
+    assert [each for each in said if "stood still" not in each.getMessage()] == []
     assert await handle.wait_for_completion(60) == 2
     assert [step.result for step in await handle.journal()] == [2, 2]
     assert site.app.ledger.count()["after 1"] == 0
@@ -115,7 +116,7 @@ async def test_a_store_that_was_emptied_ends_the_worker_and_is_not_filled_again(
     link, base = site.app.client.store.link, f"aiki:{site.app.namespace}:{{0}}:"
     for key in await link.send(("KEYS", f"{base}*")):
         await link.send(("DEL", key))
-    await asyncio.wait_for(worker.stopping.wait(), 10)
+    await asyncio.wait_for(worker.stopping.wait(), 60)
     with pytest.raises(AikiError, match="flushed, restored or replaced"):
         await worker.stop()
     assert await link.send(("EXISTS", f"{base}meta", f"{base}workers")) == 0
@@ -124,11 +125,11 @@ async def test_a_store_that_was_emptied_ends_the_worker_and_is_not_filled_again(
 async def test_a_loop_that_stands_still_is_reported_with_what_it_does(
     app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aiki.heartbeat.LAG", 0.1)
+    monkeypatch.setattr("aiki.heartbeat.LAG", 0.3)
 
     @task
     async def stands_still() -> None:
-        time.sleep(0.6)  # noqa: ASYNC251 - that is the point
+        time.sleep(1.5)  # noqa: ASYNC251 - that is the point
 
     async def handler(run: Run) -> None:
         await stands_still.start(run)
@@ -138,10 +139,10 @@ async def test_a_loop_that_stands_still_is_reported_with_what_it_does(
     life = worker.incarnation
     with caplog.at_level(logging.WARNING):
         await app.result(version.bind())
-    reports = [r.getMessage() for r in caplog.records if "stood still" in r.getMessage()]
+    told = [r.getMessage() for r in caplog.records if "stood still" in r.getMessage()]
+    reports = [each for each in told if "in stands_still" in each]  # a busy machine adds others
     assert len(reports) == 1, "once is enough"
-    assert "in stands_still" in reports[0]
-    assert "time.sleep(0.6)" in reports[0]
+    assert "time.sleep(1.5)" in reports[0]
     assert worker.incarnation == life, "it was not still for long enough to lose its lease"
 
 
@@ -157,7 +158,7 @@ async def test_a_loop_that_stands_still_for_too_long_costs_the_worker_its_runs(
         thread = threading.current_thread()
         ledger.note("first" if thread is main else "second")
         if thread is main:
-            is_done.wait(20)
+            is_done.wait(60)
         return "first" if thread is main else "second"
 
     async def handler(run: Run) -> str:
@@ -171,7 +172,7 @@ async def test_a_loop_that_stands_still_for_too_long_costs_the_worker_its_runs(
             await eventually(ledger.lines, what="the first owner")
             other = App(app.url, app.namespace, tmp_path)
             await other.open()
-            await other.serve(version, heartbeat=0.1, lease=0.6)
+            await other.serve(version, heartbeat=0.2, lease=2.0)
             try:
                 await other.client.handle(handle.id).wait_for_completion(60)
             finally:
@@ -182,7 +183,7 @@ async def test_a_loop_that_stands_still_for_too_long_costs_the_worker_its_runs(
 
     rescuing = threading.Thread(target=rescue)
     rescuing.start()
-    worker = await app.serve(version, heartbeat=0.1, lease=0.6, hang_timeout=0.2)
+    worker = await app.serve(version, heartbeat=0.2, lease=2.0, hang_timeout=0.5)
     life = worker.incarnation
     assert await handle.wait_for_completion(60) == "second"
     assert ledger.lines() == ["first", "second"]

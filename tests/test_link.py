@@ -41,13 +41,13 @@ async def test_nothing_waits_behind_a_command_that_cannot_be_encoded(scene: Scen
 
 async def test_a_long_reply_that_takes_its_time_is_no_silence(tmp_path: Path) -> None:
     async with Peer(tmp_path / "peer", lambda _, __: None).listening() as peer:
-        link = Link(Address(peer.url), timeout=0.3)
+        link = Link(Address(peer.url), timeout=2)
         await link.connect()
         reply = link.send(("GET", "a"))
         await eventually(lambda: peer.got)
         peer.say(b"$6\r\n")
-        for part in (b"a", b"b", b"c", b"d", b"e", b"f"):  # 0.9 seconds in all
-            await asyncio.sleep(0.15)
+        for part in (b"a", b"b", b"c", b"d", b"e", b"f"):  # 3 seconds in all
+            await asyncio.sleep(0.5)
             peer.say(part)
         peer.say(b"\r\n")
         assert await reply == b"abcdef"
@@ -57,13 +57,13 @@ async def test_a_long_reply_that_takes_its_time_is_no_silence(tmp_path: Path) ->
 
 async def test_a_reply_that_came_while_the_loop_stood_still_is_read(tmp_path: Path) -> None:
     async with Peer(tmp_path / "peer", lambda _, __: None).listening() as peer:
-        link = Link(Address(peer.url), timeout=0.3)
+        link = Link(Address(peer.url), timeout=1)
         await link.connect()
         reply = link.send(("PING",))
         await eventually(lambda: peer.got)
         asyncio.get_running_loop().call_soon(peer.say, OK)
         await asyncio.sleep(0)
-        time.sleep(0.6)  # noqa: ASYNC251 - that is the point
+        time.sleep(1.5)  # noqa: ASYNC251 - that is the point
         assert await reply == b"OK"
         assert peer.connections == 1
         await link.close()

@@ -162,7 +162,7 @@ async def test_what_a_middleware_gives_in_place_of_a_result_is_recorded(app: App
     version = workflow("changed", middleware=[Doubles(), Wraps()]).v("1.0.0", exec=handler)
     await app.serve(version)
     handle = await version.start(app.client)
-    assert await handle.wait_for_completion(20) == [8]
+    assert await handle.wait_for_completion(60) == [8]
     (recorded,) = await handle.journal()
     assert recorded.result == 8
 
@@ -264,7 +264,7 @@ async def test_a_failing_run_is_told_by_a_last_step_and_fails_all_the_same(app: 
     await app.serve(wf)
     handle = await told.start(app.client)
     with pytest.raises(RunFailed, match="'breaks' failed after 1 attempt: ValueError: broken"):
-        await handle.wait_for_completion(20)
+        await handle.wait_for_completion(60)
     assert await outcomes(handle) == [("breaks", "failed"), ("notify", "completed")]
     said = "aiki.errors.TaskFailed: task 'breaks' failed after 1 attempt: ValueError: broken"
     assert app.ledger.lines() == [f"{said} 1", f"{said} 2"]

@@ -15,7 +15,7 @@ from aiki.store.runs import Runs
 from tests.support.app import App, becomes, outcomes
 from tests.support.waiting import eventually
 
-DELAY = 0.3
+DELAY = 1.5  # what a busy machine may take until a test has seen that the run is parked
 
 
 class Site:
@@ -70,7 +70,7 @@ async def test_a_run_that_waits_leaves_its_slot_to_others_and_comes_back_in_time
     await eventually(lambda: worker.hosted == 0, what="the slot")
     assert await site.app.result(working.bind("meanwhile")) == "meanwhile"
     assert await handle.wait_for_completion(60) == ["before", "a"]
-    assert time.monotonic() - site.begun["a"] < DELAY + 5
+    assert time.monotonic() - site.begun["a"] < DELAY + 30
     assert site.app.ledger.lines() == ["before", "a 1", "meanwhile", "a 2"]
 
 

@@ -73,12 +73,12 @@ async def test_what_is_sent_to_a_run_that_rests_is_there_when_it_goes_on(site: S
 async def test_the_sleep_of_a_run_that_rests_goes_on(site: Site) -> None:
     async def handler(run: Run) -> bool:
         await site.work.start(run, "begun")
-        return await run.sleep("a while", 0.2)
+        return await run.sleep("a while", 2)
 
     handle = await site.begin(handler, "begun", inline_wait=0.01)
     await becomes(handle, Status.SLEEPING)
     await handle.pause()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(2.1)
     assert (await handle.status()).status is Status.PAUSED
     await handle.resume()
     assert await handle.wait_for_completion(60) is False

@@ -14,6 +14,7 @@ from aiki.errors import AikiError, StoreRefused, StoreUnavailable
 from aiki.store import Store
 from aiki.store.connection import Address
 from aiki.store.preflight import ASSUME
+from aiki.store.scripts import SCRIPTS
 from tests.support.peer import OK, Peer, Request
 from tests.support.server import RedisServer
 from tests.support.store import TIMEOUT, Scene
@@ -63,7 +64,8 @@ def info_of(text: bytes) -> Callable[[int, Request], bytes | None]:
         if request[0] == b"INFO":
             return b"$%d\r\n%b\r\n" % (len(text), text)
         if request[0] == b"EVALSHA":
-            return b"*3\r\n$2\r\nid\r\n$1\r\n1\r\n$1\r\n1\r\n" if len(request) > 4 else b"*0\r\n"
+            is_trial = request[1].decode() == SCRIPTS["try_commands"].sha
+            return b"*0\r\n" if is_trial else b"*3\r\n$2\r\nid\r\n$1\r\n1\r\n$1\r\n1\r\n"
         return OK
 
     return answer

@@ -36,7 +36,7 @@ async def test_a_run_that_sleeps_leaves_its_slot_and_is_called_again_in_time(app
     @nap.v("1.0.0")
     async def napping(run: Run) -> bool:
         begun = await run_clock(run)
-        woken = await run.sleep("nap", 0.3)
+        woken = await run.sleep("nap", 2)
         lasted.append((run.now() - begun).total_seconds())
         return woken
 
@@ -53,7 +53,7 @@ async def test_a_run_that_sleeps_leaves_its_slot_and_is_called_again_in_time(app
     await eventually(lambda: worker.hosted == 0, what="the slot")
     assert await app.result(working.bind()) == "meanwhile"
     assert await handle.wait_for_completion(60) is False
-    assert 0.3 <= lasted[-1] < 5
+    assert 2 <= lasted[-1] < 60
 
 
 async def run_clock(run: Run) -> datetime:
@@ -108,7 +108,7 @@ async def test_a_run_sleeps_until_a_moment(app: App) -> None:
     east = timezone(timedelta(hours=5, minutes=45))
     moment = datetime.now(east) + timedelta(seconds=0.4, microseconds=700)
     ended = await app.result(until.bind(moment))
-    assert moment <= ended < moment + timedelta(seconds=5)
+    assert moment <= ended < moment + timedelta(seconds=60)
 
 
 async def test_sleeps_of_one_name_are_several_sleeps_one_after_the_other_and_at_once(
@@ -184,7 +184,7 @@ async def test_a_duration_that_was_changed_sleeps_only_the_difference(app: App, 
     await fall_due(app, handle)
     ended = await handle.wait_for_completion(60)
     assert first - timedelta(days=1) + timedelta(seconds=0.5) <= ended
-    assert ended < begun + timedelta(seconds=30)
+    assert ended < begun + timedelta(seconds=150)
 
 
 async def due(handle: Handle[Any]) -> datetime:
@@ -200,9 +200,9 @@ async def changed_to(handle: Handle[Any], moment: datetime) -> bool:
 
 async def fall_due(app: App, handle: Any) -> None:
     """Have the run called by its timer, which is not its time."""
-    base, link = f"aiki:{app.namespace}:{{0}}:", app.client.store.link
+    base, link = app.base_of(handle.id), app.client.store.link
     assert await link.send(("ZADD", f"{base}timers", "XX", "CH", "1", handle.id)) == 1
-    await app.client.store.timers.fire()
+    await app.client.partitions.of(handle.id).timers.fire()
 
 
 async def test_a_sleep_that_has_ended_returns_at_once_whatever_its_duration_is_now(

@@ -225,7 +225,7 @@ async def test_the_end_of_what_a_buffer_waits_for_is_told(scene: Scene) -> None:
     await scene.store.inbox.subscribe("schedules", heard.put_nowait)
     await scene.trigger("0-next")
     await scene.finish(owner)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         assert (await heard.get()).startswith(b"0-before completed")
     assert await scene.store.schedules.of_run("0-before") == NAME
 

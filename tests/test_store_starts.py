@@ -8,6 +8,7 @@ from aiki.errors import AikiError
 from aiki.states import Status
 from tests.support.audit import audit
 from tests.support.store import ALONE, STREAM, WORKFLOW, Scene
+from tests.support.waiting import eventually
 
 MINUTE, DAY = 60_000, 86_400_000
 
@@ -45,6 +46,8 @@ async def test_a_scheduled_run_is_heard_of_by_who_waits_for_the_next_timer(scene
     _, left = await scene.store.timers.fire()
     assert left is not None
     assert left < 21
+    # What is heard comes on another connection than what is answered
+    await eventually(lambda: len(heard) >= 2, what="both of them")
     assert [round(int(message), -4) for message in heard] == [50_000, 20_000]
 
 

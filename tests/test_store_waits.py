@@ -38,13 +38,13 @@ async def test_a_park_for_something_that_is_over_stays(scene: Scene, ended: str)
 async def test_a_parked_run_is_woken_by_the_first_of_its_waits_and_once(scene: Scene) -> None:
     owner = await scene.running()
     await scene.attempt(owner, "late#0", delay=3600)
-    await scene.attempt(owner, "soon#0", delay=0.05)
+    await scene.attempt(owner, "soon#0", delay=2)
     await scene.attempt(owner, "later#0", delay=60)
     assert await scene.park(owner, "late#0", "soon#0", "later#0") == b"PARKED"
     count, left = await scene.store.timers.fire()
     assert count == 0, "never early"
     assert left is not None
-    assert left <= 0.05
+    assert left <= 2
     async with asyncio.timeout(TIMEOUT):
         while not count:
             count, left = await scene.store.timers.fire()
@@ -63,8 +63,8 @@ async def test_a_park_tells_the_housekeepers_when_it_is_the_first_to_be_due(scen
     await scene.parked(worker, delay=30)
     async with asyncio.timeout(TIMEOUT):
         hints = [int(await told.get()), int(await told.get())]
-    assert 59_000 < hints[0] <= 60_000
-    assert 29_000 < hints[1] <= 30_000
+    assert 45_000 < hints[0] <= 60_000
+    assert 15_000 < hints[1] <= 30_000
     assert told.empty()
 
 

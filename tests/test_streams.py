@@ -114,7 +114,7 @@ async def test_tasks_of_both_kinds_publish_and_all_of_it_is_there_before_their_r
 
     @task
     async def so_far(run_id: str) -> int:
-        key = f"aiki:{app.namespace}:{{0}}:run:{run_id}:stream:words"
+        key = f"{app.base_of(run_id)}run:{run_id}:stream:words"
         return int(await app.client.store.link.send(("XLEN", key)))
 
     wf = workflow("both-kinds")
@@ -189,7 +189,7 @@ async def test_a_reader_of_a_run_that_is_cancelled_before_it_was_claimed_hears_t
 
     handle = await never_begun.start(app.client)
     reading = asyncio.create_task(read(handle, words))
-    channel = f"aiki:{app.namespace}:{{0}}:look:{handle.id}"
+    channel = f"{app.base_of(handle.id)}look:{handle.id}"
     link = app.client.store.link
 
     async def is_read() -> bool:

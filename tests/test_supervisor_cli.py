@@ -82,7 +82,7 @@ async def boot(directory: Path, source: str, *arguments: str) -> tuple[int, str]
     supervised = Supervised(directory, *arguments)
     supervised.write("shop", textwrap.dedent(source))
     with supervised:
-        code = await supervised.ends(deadline=40)
+        code = await supervised.ends()
         await supervised.leaves_nothing()
         return code, supervised.output()
 

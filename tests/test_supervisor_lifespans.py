@@ -51,7 +51,7 @@ async def test_under_a_supervisor_lifespans_come_with_the_workflow(
         await found.serves()
         async with found.client() as client:
             handle = await start(client, "shop", name="ada")
-            assert await handle.wait_for_completion(20) == "ada by a connection"
+            assert await handle.wait_for_completion(60) == "ada by a connection"
         assert found.effects() == ["opened"]
         found.send(signal.SIGTERM)
         assert await found.ends() == Exit.ENDED

@@ -81,7 +81,7 @@ async def test_a_second_signal_ends_it_now_and_another_supervisor_finishes(tmp_p
         found.send(signal.SIGTERM)
         await found.says("signal: drain")
         found.send(signal.SIGTERM)
-        assert await found.ends(deadline=10) == Exit.ENDED
+        assert await found.ends(deadline=40) == Exit.ENDED  # within its grace
         assert (await handle.status()).status == "queued"
     with supervised(tmp_path) as found:
         async with found.client() as client:
@@ -95,7 +95,7 @@ async def test_sigquit_ends_it_now_whatever_its_grace_and_another_supervisor_fin
     async with serving(tmp_path, "--grace", "60s") as (found, client):
         handle = await started(found, client, "a")
         found.send(signal.SIGQUIT)
-        assert await found.ends(deadline=10) == Exit.ENDED
+        assert await found.ends(deadline=40) == Exit.ENDED  # within its grace
         assert (await handle.status()).status == "queued"
         assert whose(found, "end a") == []
     with supervised(tmp_path) as found:
@@ -109,7 +109,7 @@ async def test_when_the_grace_is_over_runs_are_handed_back_unrecorded(tmp_path: 
     async with serving(tmp_path, "--grace", "200ms") as (found, client):
         handle = await started(found, client, "a", "threaded")
         found.send(signal.SIGTERM)
-        assert await found.ends(deadline=10) == Exit.ENDED
+        assert await found.ends() == Exit.ENDED
         assert (await handle.status()).status == "queued"
 
 
@@ -117,7 +117,7 @@ async def test_a_worker_whose_loop_stands_still_does_not_outlive_the_grace(tmp_p
     async with serving(tmp_path, "--grace", "200ms", source=BLOCKING_SHOP) as (found, client):
         handle = await started(found, client, "a")
         found.send(signal.SIGTERM)
-        assert await found.ends(deadline=10) == Exit.ENDED
+        assert await found.ends() == Exit.ENDED
         assert "has not ended within its grace" in found.output()
         assert (await handle.status()).status == "queued"
 

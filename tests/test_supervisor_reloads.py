@@ -24,7 +24,7 @@ async def test_a_reload_serves_new_code_without_losing_a_run(tmp_path: Path) -> 
         assert not old & set(whose(found, "start b"))
         await completes(found, renamed, "b")
         await completes(found, handle, "a")
-        await eventually(lambda: not old & {w.pid for w in found.workers()}, what="the old ends")
+        await eventually(lambda: not old & {w.pid for w in found.workers()}, 60.0, "the old ends")
         await found.has_workers(2)
 
 
@@ -39,7 +39,7 @@ async def test_a_reload_of_broken_code_leaves_the_old_workers_serving(tmp_path: 
         await completes(found, await started(found, client, "a"), "a")
         found.write("shop", SHOP)
         found.send(signal.SIGHUP)
-        await eventually(lambda: not old & {w.pid for w in found.workers()}, 20.0, "the new ones")
+        await eventually(lambda: not old & {w.pid for w in found.workers()}, 60.0, "the new ones")
 
 
 async def test_signals_add_and_take_away_a_worker(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_a_report_tells_workers_runs_what_they_wait_for_and_stacks(tmp_pat
     async with serving(tmp_path) as (found, client):
         handle = await started(found, client, "a", "threaded")
         found.send(signal.SIGUSR1)
-        await found.says("report: 2 of 2 workers serve")
+        await found.says(r"(?s)report: 2 of 2 workers serve.*in gated_in_thread")
         report = found.output().partition("report: ")[2]
         assert report.count("of 200 slots in use") == 2
         assert f"run {handle.id} (threaded 1.0.0): gated-in-thread" in report
@@ -130,7 +130,7 @@ async def test_a_script_without_a_guard_gets_one_clear_error(tmp_path: Path) -> 
     found = Supervised(tmp_path, command=("script.py",))
     found.write("script", SCRIPT.replace('if __name__ == "__main__":', "if True:"))
     with found:
-        assert await found.ends(deadline=40) == Exit.BOOT
+        assert await found.ends() == Exit.BOOT
         assert found.output().count('if __name__ == "__main__":') == 1
         assert "Traceback" not in found.output()
         await found.leaves_nothing()
@@ -148,6 +148,6 @@ async def test_a_closure_that_cannot_be_sent_is_refused_with_what_it_captured(
         ),
     )
     with found:
-        assert await found.ends(deadline=40) == 1
+        assert await found.ends() == 1
         assert "DefinitionError: workflow inner 1.0.0" in found.output()
         assert "inner_v1 captures lock, a _thread.lock" in found.output()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 import aiki
 from aiki import Run, task, workflow
 from aiki.client import Client
-from aiki.worker import Worker
 from tests.support.server import RedisServer
 from tests.support.waiting import eventually
 
@@ -99,7 +97,7 @@ async def test_a_start_that_the_server_has_lost_is_told(
 async def test_a_run_whose_last_step_is_gone_goes_on_from_where_the_store_has_it(
     backup: Backup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules[Worker.__module__], "ORPHANS_EVERY", 0.1)
+    monkeypatch.setattr("aiki.presence.ORPHANS_EVERY", 0.1)
     async with Client(backup.server.url) as client:
         worker = aiki.worker(client, id="traveller")
         worker.workflow_registry.add(travels)
@@ -113,7 +111,7 @@ async def test_a_run_whose_last_step_is_gone_goes_on_from_where_the_store_has_it
         backup.restore()
         await eventually(lambda: client.store.tail.affected)
         gate.set()
-        assert await blocked.wait_for_completion(timeout=30) == [1, 1]
+        assert await blocked.wait_for_completion(timeout=60) == [1, 1]
         assert handle.id in client.store.tail.affected
         assert blocked.id not in client.store.tail.affected
         await worker.stop()
@@ -122,7 +120,7 @@ async def test_a_run_whose_last_step_is_gone_goes_on_from_where_the_store_has_it
 async def test_no_later_step_is_recorded_beside_a_gap(
     backup: Backup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules[Worker.__module__], "ORPHANS_EVERY", 0.1)
+    monkeypatch.setattr("aiki.presence.ORPHANS_EVERY", 0.1)
     recorded = asyncio.Event()
     async with Client(backup.server.url) as client:
         # The first step's record is what the backup is taken before.
@@ -144,6 +142,6 @@ async def test_no_later_step_is_recorded_beside_a_gap(
         await eventually(lambda: client.store.tail.affected == [handle.id])
         gate.set()
         # Both steps again: the second one's result of the first life is nobody's.
-        assert await handle.wait_for_completion(timeout=30) == [2, 2]
+        assert await handle.wait_for_completion(timeout=60) == [2, 2]
         assert [step.result for step in await handle.journal()] == [2, 2]
         await worker.stop()

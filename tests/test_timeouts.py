@@ -71,7 +71,7 @@ async def test_a_task_in_a_thread_that_takes_too_long_is_left_and_the_worker_say
     with caplog.at_level(logging.WARNING):
         expected = "stuck 1 aiki.step.ThreadLeft task 'stuck' did not end within 0.05 s"
         assert await handle.wait_for_completion(60) == expected
-    await asyncio.wait_for(worker.needs_recycling.wait(), 5)
+    await asyncio.wait_for(worker.needs_recycling.wait(), 60)
     assert "thread of task 'stuck'" in worker.recycle_reason
     assert "wants to be replaced" in caplog.text
     # Its one thread is lost, and replaced: other runs go on.
@@ -82,9 +82,9 @@ async def test_a_task_in_a_thread_that_takes_too_long_is_left_and_the_worker_say
 
 
 async def test_waiting_for_a_free_thread_takes_none_of_a_tasks_time(app: App) -> None:
-    @task(timeout=0.5)
+    @task(timeout=1.8)
     def takes_its_time(number: int) -> int:
-        threading.Event().wait(0.1)
+        threading.Event().wait(0.3)
         return number
 
     wf = workflow("crowd")
@@ -131,7 +131,7 @@ async def test_a_task_that_is_cancelled_before_it_has_a_thread_is_never_executed
 
 
 async def test_all_attempts_together_have_a_time_that_counts_their_delays(app: App) -> None:
-    @task(schedule_to_close=0.5, retry=fixed(100, 0.1))
+    @task(schedule_to_close=2, retry=fixed(100, 0.4))
     async def fails() -> None:
         app.ledger.note("attempt")
         raise ValueError("again")
@@ -178,7 +178,7 @@ async def test_an_attempt_ends_with_the_time_of_all_attempts(app: App, place: st
 
 
 async def test_the_time_of_all_attempts_goes_on_while_a_worker_is_dead(app: App) -> None:
-    @task(schedule_to_close=1.0)
+    @task(schedule_to_close=2)
     async def slow() -> None:
         app.ledger.note("attempt")
         await asyncio.Event().wait()
@@ -193,10 +193,10 @@ async def test_the_time_of_all_attempts_goes_on_while_a_worker_is_dead(app: App)
 
     await eventually(is_recorded)
     await app.end(worker)
-    await asyncio.sleep(1.2 - (asyncio.get_running_loop().time() - begun))
+    await asyncio.sleep(2.2 - (asyncio.get_running_loop().time() - begun))
     await app.serve(version)
-    expected = "did not end within 1 s of its first attempt's start"
-    assert expected in await handle.wait_for_completion(20)
+    expected = "did not end within 2 s of its first attempt's start"
+    assert expected in await handle.wait_for_completion(60)
     # The second worker has found that nothing is left
     assert app.ledger.lines() == ["attempt"]
 

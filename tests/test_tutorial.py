@@ -79,7 +79,7 @@ async def test_an_order_that_was_submitted_twice_is_processed_once(app: App) -> 
     start = order_workflow_v1.with_options(idempotency_key="order-123")
     first, second = await start.start(app.client, ORDER), await start.start(app.client, ORDER)
     assert first.id == second.id
-    assert await first.wait_for_completion(60) == await second.wait_for_completion(10)
+    assert await first.wait_for_completion(60) == await second.wait_for_completion(60)
 
 
 async def test_under_a_supervisor_an_order_may_be_handed_on_after_each_of_its_steps(

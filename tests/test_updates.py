@@ -117,7 +117,7 @@ async def test_an_update_that_is_refused_leaves_no_trace_and_may_come_again(app:
             await again.ask(handle, "cup")
     assert await again.ask(handle, "pot") == 2
     assert [task for task, _ in await outcomes(handle)].count("update") == 2
-    base = f"aiki:{app.namespace}:{{0}}:run:{handle.id}"
+    base = f"{app.base_of(handle.id)}run:{handle.id}"
     assert not await app.client.store.link.send(("EXISTS", f"{base}:mailbox"))
 
 

@@ -174,7 +174,7 @@ async def test_what_the_aftermath_of_a_failure_recorded_holds_nothing_up(shop: S
         seen.append(await shop.work.start(run, "c"))
         return seen
 
-    await shop.app.serve(wf, divergence_after=2)
+    await shop.app.serve(wf, divergence_after=20)
     assert await shop.app.result(aftermath.bind(), 60) == ["a", "b", "cleanup", "c"]
     assert shop.app.ledger.lines() == ["a", "b", "sorry", "cleanup", "b", "c"]
 
@@ -209,7 +209,7 @@ async def test_siblings_keep_their_results_and_those_that_were_given_up_begin_ag
             ]
         return [member.result() for member in members]
 
-    await shop.app.serve(wf, divergence_after=2)
+    await shop.app.serve(wf, divergence_after=20)
     handle = await siblings.start(shop.app.client)
     assert await handle.wait_for_completion(60) == ["a", "hung", "x"]
     assert shop.app.ledger.count()["a"] == 1
@@ -299,7 +299,7 @@ async def test_a_run_that_failed_by_its_own_code_goes_on_with_repaired_code(shop
     with pytest.raises(RunFailed):
         await handle.wait_for_completion(60)
     await shop.app.end(worker)
-    await shop.app.serve(workflow("bug").v("1.0.0", exec=repaired), divergence_after=2)
+    await shop.app.serve(workflow("bug").v("1.0.0", exec=repaired), divergence_after=20)
     await handle.retry()
     assert json.loads(json.dumps(await handle.wait_for_completion(60))) == "aleft"
     assert shop.app.ledger.count()["a"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aiki.store.partitions import Partitions
 from aiki.store.store import Store
 
-__all__ = ["Store"]
+__all__ = ["Partitions", "Store"]

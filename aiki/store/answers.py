@@ -17,6 +17,15 @@ def refusal(run_id: str, status: bytes, to: str, hint: str) -> InvalidTransition
     return InvalidTransition(f"run {run_id} cannot go from {status.decode()} to {to}; {hint}")
 
 
+def torn(number: int, where: str) -> StoreReplaced:
+    """Say that a partition is not of the store that the first one is of."""
+    return StoreReplaced(
+        f"partition {number} of {where} is not of the store that its first partition is of: one of "
+        "the two was flushed, restored or replaced. Restore what is missing, or use another "
+        "namespace"
+    )
+
+
 def replaced(where: str) -> StoreReplaced:
     """Say that a store has another identity than it had."""
     return StoreReplaced(

@@ -21,7 +21,7 @@ from typing import Any
 
 import hiredis
 
-from aiki.errors import AikiError, DataError, StoreRefused, StoreUnavailable
+from aiki.errors import AikiError, ConfigError, DataError, StoreRefused, StoreUnavailable
 from aiki.store.connection import Address, Command, Verdict, Wire, judge, pack
 from aiki.store.scripts import SOURCES
 from aiki.store.tail import NAMES, Tail
@@ -54,6 +54,7 @@ class Link:
         revive: Callable[[], Awaitable[AikiError | None]] | None = None,
         tail: Tail | None = None,
         confirm: Command | None = None,
+        may_write: bool = True,
     ) -> None:
         self.address = address
         self._prepare = prepare
@@ -62,6 +63,7 @@ class Link:
         self._resend = resend
         self._tail = tail
         self._confirm = confirm
+        self.may_write = may_write
         self._unconfirmed: list[tuple[_Item, Any]] = []  # with the replies that are not given yet
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
@@ -89,6 +91,11 @@ class Link:
         """
         await self._open()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is sent now leaves at once, as far as is known."""
+        return self._ready
+
     def send(self, command: Command) -> asyncio.Future[Any]:
         """Queue a command for the next batch and give the future of its reply."""
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -97,6 +104,9 @@ class Link:
             return future
         if self._tail is not None and self._tail.is_fenced(command):
             future.set_result(b"FENCED")
+            return future
+        if not self.may_write and command[0] == "EVALSHA":
+            _fail(future, ConfigError("this client was made with read_only=True, and only looks"))
             return future
         self._wait((future, command))
         return future
@@ -296,7 +306,7 @@ class Link:
         self._wait(item)
 
     def _on_lost(self) -> None:
-        self._wire = None
+        lost_by, self._wire = "" if self._wire is None else self._wire.lost_by, None
         self._leaving = False
         sent = (*(item for item, _ in self._unconfirmed), *self._again, *self._inflight)
         lost = [item for item in sent if not item[0].done() and item[1] is not self._confirm]
@@ -309,8 +319,9 @@ class Link:
         if self._resend and was_ready:
             self._waiting.extendleft(reversed(lost))
         else:
+            words = "lost" if was_ready else self.address.explained(lost_by)
             for future, _ in lost:
-                _fail(future, StoreUnavailable(f"{self.address.described}: lost"))
+                _fail(future, StoreUnavailable(f"{self.address.described}: {words}"))
         if was_ready:
             _logger.warning("lost the connection to %s", self.address.whereabouts)
             self._connecting = self._loop.create_task(self._reconnect())

@@ -105,8 +105,21 @@ class Catalog:
         Queued and running runs are listed together: asked for queued ones, this gives both. With
         a tag it gives all that have it, by when they were started.
         """
+        return Reading(
+            await self.sources(statuses=statuses, workflow=workflow, tag=tag, since=since)
+        )
+
+    async def sources(
+        self,
+        *,
+        statuses: Collection[Status],
+        workflow: str | None,
+        tag: str | None,
+        since: int | None,
+    ) -> list[Source]:
+        """Give what `reading` merges."""
         if tag is not None:
-            return Reading([Index(self._link, f"{self._base}tag:{tag}", None)])
+            return [Index(self._link, f"{self._base}tag:{tag}", None)]
         names = {listed_as(status) for status in statuses}
         sources: list[Source] = []
         # Few run and many may be queued, so the former are found by their owners.
@@ -119,7 +132,7 @@ class Catalog:
             for name in sorted(names)
             for each in workflows
         ]
-        return Reading(sources)
+        return sources
 
     async def _streams(self) -> list[str]:
         streams = await self._link.send(("SMEMBERS", self._base + "streams"))

@@ -18,6 +18,7 @@ from redis.retry import Retry
 from aiki.errors import ConfigError, StoreUnavailable
 from aiki.store.finding import Finder, Sentinels, Slots
 from aiki.store.keys import prefix
+from aiki.store.login import PasswordFile, explained
 from aiki.store.urls import Place, redis_url, said, target
 
 Command = tuple[str | bytes | int, ...]
@@ -51,6 +52,8 @@ _PASSING = frozenset(
         "WRONGPASS",
     }
 )
+# A right was revoked, as by NOPERM: in the words of Redis 7.0, and in those of later ones.
+_REVOKED = ("The user executing the script", "ACL failure in script")
 # Those that say so of the server that we are connected to, and not of the one that we look for.
 _LEFT = frozenset({"CLUSTERDOWN", "MOVED", "READONLY", "UNBLOCKED"})
 
@@ -69,7 +72,7 @@ def judge(error: str) -> Verdict:
     word = error.split(" ", 1)[0]
     if word == "NOSCRIPT":
         return Verdict.NO_SCRIPT
-    if "ACL failure in script" in error:  # a right was revoked, as by NOPERM
+    if any(words in error for words in _REVOKED):
         return Verdict.TRY_LATER
     if word in _LEFT:
         return Verdict.TRY_ELSEWHERE
@@ -96,6 +99,8 @@ class Wire(asyncio.Protocol):
         self._time = asyncio.get_running_loop().time
         self.heard_at = self._time()
         """When bytes came last, by the loop's clock; of a long reply, any of them."""
+        self.lost_by = ""
+        """What ended it, where that is known."""
         self._transport.set_protocol(self)
 
     def write(self, data: bytes) -> None:
@@ -110,8 +115,9 @@ class Wire(asyncio.Protocol):
         while (reply := gets()) is not False:
             on_reply(reply)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+    def connection_lost(self, exc: Exception | None) -> None:
         """Say so, once."""
+        self.lost_by = str(exc or "")
         self._connection._reader = self._connection._writer = None
         self._on_lost()
 
@@ -121,16 +127,18 @@ class Wire(asyncio.Protocol):
 
 
 class Address:
-    """Where a Redis is, and how a connection to it is made."""
+    """Where a partition of a store is, and how a connection to it is made."""
 
-    def __init__(self, redis: str | Mapping[str, Any]) -> None:
+    def __init__(self, redis: str | Mapping[str, Any], partition: int = 0) -> None:
         self.url = redis_url(redis)
         self._target = target(self.url)
         self.described = self._target.described
         self.durability = self._target.durability
+        self.partitions = self._target.partitions
+        self._partition = partition
         self._place: Place | None = None
         try:
-            self._pool = _pool(self._target.url, CONNECT_TIMEOUT)
+            self._pool = _pool(self._target.url, self._target.password_file, CONNECT_TIMEOUT)
             self._pool.make_connection()  # it connects later, but looks at its options now
             self._finder = self._make_finder()
         except (RedisError, ValueError) as error:
@@ -139,7 +147,7 @@ class Address:
     def _make_finder(self) -> Finder | None:
         if not self._target.kind:
             return None
-        pool = _pool(self._target.ask_url, ASK_TIMEOUT)
+        pool = _pool(self._target.ask_url, self._target.ask_password_file, ASK_TIMEOUT)
         pool.make_connection()
 
         def connect(place: Place) -> AbstractConnection:
@@ -147,7 +155,16 @@ class Address:
 
         if self._target.kind == "sentinel":
             return Sentinels(self._target, connect)
-        return Slots(self._target, connect, prefix("", 0))
+        return Slots(self._target, connect, prefix("", self._partition))
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether partitions may be on several servers."""
+        return self._target.kind == "cluster"
+
+    def of_partition(self, number: int) -> Address:
+        """Give the address of another partition of the same store."""
+        return Address(self.url, number)
 
     @property
     def whereabouts(self) -> str:
@@ -159,6 +176,10 @@ class Address:
         """Take what an error reply says of where the store is now."""
         if isinstance(self._finder, Slots):
             self._finder.moved(error)
+
+    def explained(self, words: str) -> str:
+        """Say what there is to do about a connection that was not made, or lost at once."""
+        return explained(words, self._target.url)
 
     async def open(self, on_reply: Callable[[Any], None], on_lost: Callable[[], None]) -> Wire:
         """Find the primary, connect and log in.
@@ -180,7 +201,7 @@ class Address:
                     raise asyncio.CancelledError
             is_open = True
         except (RedisError, OSError, TimeoutError) as error:
-            words = str(error) or "no answer"
+            words = self.explained(str(error) or "no answer")
             raise StoreUnavailable(f"{self.whereabouts}: {words}") from None
         finally:
             if not is_open:  # broken off half-way, it would stay open
@@ -200,23 +221,35 @@ class Address:
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=CONNECT_TIMEOUT,
+            driver_info=None,
         )
+        settings = client.connection_pool.connection_kwargs
+        _log_in_by(self._target.password_file, settings)
         if place is not None:
-            settings = client.connection_pool.connection_kwargs
             settings["host"], settings["port"] = place
         return client
 
 
-def _pool(url: str, timeout: float) -> ConnectionPool:
+def _pool(url: str, password_file: str, timeout: float) -> ConnectionPool:
     # Retries are ours: redis-py sends a command again after a time-out without knowing
-    # whether it ran. RESP2 keeps the handshake short and has no maintenance messages.
-    return ConnectionPool.from_url(
+    # whether it ran. RESP2 keeps the handshake short and has no maintenance messages. The name
+    # of the driver would be one more command that a user must be allowed, if the server knows it.
+    pool = ConnectionPool.from_url(
         url,
         protocol=2,
         retry=Retry(NoBackoff(), 0),
         socket_connect_timeout=timeout,
         socket_timeout=timeout,
+        driver_info=None,
     )
+    _log_in_by(password_file, pool.connection_kwargs)
+    return pool
+
+
+def _log_in_by(password_file: str, settings: dict[str, Any]) -> None:
+    if password_file:
+        username = settings.pop("username", None) or ""
+        settings["credential_provider"] = PasswordFile(password_file, username)
 
 
 def _connection(pool: ConnectionPool, place: Place | None) -> AbstractConnection:

@@ -43,6 +43,17 @@ def prefix(namespace: str, partition: int) -> str:
     return f"aiki:{namespace}:{{{partition}}}:"
 
 
+def partition_for(*names: str, count: int) -> int:
+    """Give the partition of what is known by names alone, the same each time and everywhere.
+
+    It is the big-endian number of a BLAKE2b digest of 8 bytes, modulo the number of partitions.
+    """
+    if count == 1:
+        return 0
+    digest = hashlib.blake2b("\n".join(names).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) % count
+
+
 def _run_id(partition: int, milliseconds: int, rest: int) -> str:
     number = (milliseconds << 80) | rest
     digits = [_PAIRS[number >> shift & 1023] for shift in range(120, -10, -10)]

@@ -6,11 +6,14 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiki.errors import StoreRefused
 from aiki.store.batch import Link
-from aiki.store.connection import CONFIRMATIONS
+from aiki.store.connection import CONFIRMATIONS, Command
+from aiki.store.rights import Role, commands
 from aiki.store.scripts import SCRIPTS
 
 _logger = logging.getLogger("aiki.store")
@@ -23,8 +26,10 @@ _PATIENCE = 5.0
 class Preflight:
     """The findings of the last check."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, role: Role = Role.SUPERVISOR) -> None:
         self._base = base
+        self.role = role
+        """What the user of the server is to have the rights for."""
         self.guarantee = ""
         self._warned = False
         self._may_ask = False
@@ -43,7 +48,8 @@ class Preflight:
             if os.environ.get(ASSUME) != "1":
                 raise StoreRefused(
                     f"whether this server may evict keys cannot be verified ({refusal}); allow "
-                    f"INFO, or set {ASSUME}=1 if you know that its policy is noeviction"
+                    f"INFO, as `aiki acl {self.role}` does, or set {ASSUME}=1 if you know that "
+                    "its policy is noeviction"
                 ) from None
         # Of an old server or a replica, what it says of our scripts is of no use.
         findings = [] if info is None else _other_server(info)
@@ -51,8 +57,8 @@ class Preflight:
             findings = [*(_eviction(info) if info else ()), *await self._refusals(link)]
             findings += await _unconfirmable(link)
         if findings:
-            raise StoreRefused(f"{link.address.whereabouts} cannot be used: " + "; ".join(findings))
-        self.guarantee = _CONFIRMED.get(link.address.durability) or await _guarantee(link, info)
+            raise _unfit(link, findings)
+        self.guarantee = _CONFIRMED.get(link.address.durability) or await self._said(link, info)
         self._may_ask = info is not None
         server = (info or {}).get("run_id", "")
         if not server or server != self._server:  # another one, or restarted from what was on disk
@@ -77,16 +83,75 @@ class Preflight:
             return []
         return _eviction(_parse(await link.send_within(("INFO", "memory"), _PATIENCE)))
 
+    async def require(self, link: Link, role: Role) -> None:
+        """Have a role more checked: now, and whenever a connection is made.
+
+        Raises:
+            StoreRefused: the user may not do all that it takes.
+        """
+        if self.role.covers(role):
+            return
+        refused = _refused(await link.send_within(self._trial(role), _PATIENCE), role)
+        if refused:
+            raise _unfit(link, refused)
+        self.role = role
+
     async def _refusals(self, link: Link) -> list[str]:
         """Load the scripts, and hear which of their commands would be refused."""
+        if self.role is Role.READER:
+            replies = await asyncio.gather(
+                *(link.immediately(command) for command in self._reads()), return_exceptions=True
+            )
+            return _refused([each for each in replies if _is_forbidden(each)], self.role)
         try:
             loads = [("SCRIPT", "LOAD", script.source) for script in SCRIPTS.values()]
             await asyncio.gather(*(link.immediately(load) for load in loads))
-            command = ("EVALSHA", SCRIPTS["try_commands"].sha, "1", self._base)
-            refused = [reply.decode() for reply in await link.immediately(command)]
+            return _refused(await link.immediately(self._trial(self.role)), self.role)
         except StoreRefused as refusal:
-            refused = [str(refusal)]
-        return [f"it refuses what the scripts need ({words})" for words in refused]
+            return _refused([refusal], self.role)
+
+    def _trial(self, role: Role) -> Command:
+        return ("EVALSHA", SCRIPTS["try_commands"].sha, "1", self._base, *commands(role))
+
+    def _reads(self) -> list[Command]:
+        """Try what a reader sends, on a key that is not there."""
+        key = f"{self._base}preflight:none"
+        return [
+            ("TIME",), ("HGET", key, "field"), ("HMGET", key, "field"), ("HGETALL", key),
+            ("SMEMBERS", key), ("ZCARD", key), ("ZRANGE", key, "0", "0"), ("XLEN", key),
+            ("XRANGE", key, "-", "+"), ("XINFO", "CONSUMERS", key, "workers"),
+        ]  # fmt: skip
+
+    async def _said(self, link: Link, info: dict[str, str] | None) -> str:
+        """Say in words what an acknowledged write has survived."""
+        if info is None:
+            return "durability unknown: INFO is not permitted"
+        if info.get("aof_enabled") != "1":
+            return (
+                "without an append-only file: a crash of the server may lose what is not in a dump"
+            )
+        policy: Sequence[bytes] = ()
+        if self.role is Role.SUPERVISOR:  # which says it, and of the others few may ask
+            with suppress(StoreRefused):
+                policy = await link.immediately(("CONFIG", "GET", "appendfsync"))
+        known = _POLICIES.get(policy[1]) if len(policy) > 1 else None
+        return known or "append-only file on"
+
+
+def _unfit(link: Link, findings: Sequence[str]) -> StoreRefused:
+    return StoreRefused(f"{link.address.whereabouts} cannot be used: " + "; ".join(findings))
+
+
+def _is_forbidden(reply: object) -> bool:
+    return isinstance(reply, StoreRefused) and "NOPERM" in str(reply)
+
+
+def _refused(replies: Sequence[object], role: Role) -> list[str]:
+    words = [each.decode() if isinstance(each, bytes) else str(each) for each in replies]
+    findings = [f"it refuses what the scripts need ({each})" for each in words]
+    if findings:
+        findings.append(f"`aiki acl {role}` prints all that its user must be allowed")
+    return findings
 
 
 def _parse(reply: Any) -> dict[str, str]:
@@ -133,17 +198,3 @@ _POLICIES = {
     b"everysec": "a power cut may lose the last second, a crash of a process loses nothing",
     b"no": "a power cut may lose what the system has not written yet",
 }
-
-
-async def _guarantee(link: Link, info: dict[str, str] | None) -> str:
-    """Say in words what an acknowledged write has survived."""
-    if info is None:
-        return "durability unknown: INFO is not permitted"
-    if info.get("aof_enabled") != "1":
-        return "without an append-only file: a crash of the server may lose what is not in a dump"
-    try:
-        policy = await link.immediately(("CONFIG", "GET", "appendfsync"))
-    except StoreRefused:
-        policy = ()
-    known = _POLICIES.get(policy[1]) if len(policy) > 1 else None
-    return known or "append-only file on"

@@ -369,6 +369,17 @@ class Runs:
             return outcome  # the reason of a cancel is never sealed
         return self._seals.opened(outcome, run_id, END)
 
+    async def outcome(self, run_id: str) -> tuple[Status, bytes] | None:
+        """Look whether a run is over, and tell nobody that somebody waits for it.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        fields = ("status", "result", "failure")
+        status, *outcomes = await self._send(("HMGET", f"{self._base}run:{run_id}", *fields))
+        word = Status(found(run_id, b"NONE" if status in (None, b"deleted") else status).decode())
+        return (word, outcomes[0] or outcomes[1] or b"") if word.is_final else None
+
     async def snapshot(self, run_id: str, *, timeout: float) -> RunSnapshot:
         """Read a run's record; a payload that cannot be opened stays as it is stored.
 

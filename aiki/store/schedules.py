@@ -151,12 +151,14 @@ class Schedules:
         found = await self._link.send(("HGET", f"{self._base}run:{run_id}", "schedule"))
         return None if found is None else found.decode(errors="replace")
 
-    async def ids(self, *, timeout: float) -> list[str]:
-        """Name all schedules: in the order in which they are due, those that are paused last."""
+    async def dues(self, *, timeout: float) -> dict[str, float]:
+        """Say when each schedule is due: in that order, those that are paused last."""
         found = await self._link.send_within(
-            ("ZRANGE", self._base + "schedules", "0", "-1"), timeout
+            ("ZRANGE", self._base + "schedules", "0", "-1", "WITHSCORES"), timeout
         )
-        return [each.decode() for each in found]
+        return {
+            name.decode(): float(due) for name, due in zip(found[::2], found[1::2], strict=True)
+        }
 
     async def record(self, schedule: str, *, timeout: float) -> ScheduleRecord:
         """Read a schedule. Raises `NotFound`."""

@@ -92,13 +92,13 @@ class Seals:
         """Open the entries of a journal, in their place. Raises `UnknownKey` and `Tampered`."""
         for key in sealed_keys(entries):
             payload = self.codec.open(entries[key].payload, *_place(run_id, key))
-            entries[key] = replace(entries[key], payload=payload)
+            entries[key] = entries[key]._replace(payload=payload)
 
     def show_entries(self, run_id: str, entries: dict[str, Entry]) -> None:
         """Open those that can be opened."""
         for key in sealed_keys(entries):
             payload = self.shown(entries[key].payload, *_place(run_id, key))
-            entries[key] = replace(entries[key], payload=payload or b"")
+            entries[key] = entries[key]._replace(payload=payload or b"")
 
     # Messages and answers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,6 @@ AT_ONCE = 100  # chunks that are written or read together
 
 _PUBLISH = SCRIPTS["publish_chunks"].sha
 _PROGRESS = SCRIPTS["note_progress"].sha
-_READ = SCRIPTS["read_chunks"].sha
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +107,31 @@ class Streams:
             NotFound: there is no such run.
             DataError: what is stored is damaged, or cannot be opened.
         """
-        command = (
-            "EVALSHA", _READ, "1", self._base, run_id, topic, f"0-{offset + 1}", str(AT_ONCE),
+        run = f"{self._base}run:{run_id}"
+        about = ("HMGET", run, "status", "streams")
+        piece = (
+            "XRANGE", f"{run}:stream:{topic}", f"0-{offset + 1}", "+", "COUNT", str(AT_ONCE),
         )  # fmt: skip
-        status, *rest = await self._link.send_within(command, timeout)
-        if status == b"NONE":
+        (status, notes), found = await asyncio.gather(
+            self._link.send_within(about, timeout), self._link.send_within(piece, timeout)
+        )
+        if status in (None, b"deleted"):
             raise _missing(run_id)
-        notes, chunks = rest
         try:
-            note = parse_streams(notes).get(topic, StreamNote())
+            note = parse_streams(notes or b"").get(topic, StreamNote())
             is_complete = note.is_closed or Status(status.decode()).is_final
-            is_last = is_complete and len(chunks) < AT_ONCE
-            found = [StoredChunk.parse(chunk) for chunk in chunks]
-        except ValueError as error:
+            if is_complete and len(found) < min(AT_ONCE, note.chunks - offset):
+                # They were answered in the other order: what is asked now comes after the end.
+                found = await self._link.send_within(piece, timeout)
+            chunks = [StoredChunk.parse(fields[1]) for _, fields in found]
+        except (ValueError, LookupError) as error:
             raise DataError(f"stream {topic!r} of run {run_id} is damaged: {error}") from None
         return [
             replace(each, payload=self._seals.opened_chunk(run_id, topic, each.payload))
             if each.payload.startswith(SEALED)
             else each
-            for each in found
-        ], is_last
+            for each in chunks
+        ], is_complete and len(chunks) < AT_ONCE
 
     def channel(self, run_id: str) -> str:
         """Name the channel on which those hear of a run who look at what it publishes."""

@@ -80,7 +80,7 @@ class Tail:
                     run_id = answer[1].decode(errors="replace")
                     self._remember(run_id, _Write(run_id))
             return
-        run_id, token, key = (str(part) for part in command[_OWNER : _OWNER + 3])
+        run_id, token, key = map(str, command[_OWNER : _OWNER + 3])
         if name in _LEAVE:
             if reply in _DONE:
                 self._remember(token, _Write(run_id, token))

@@ -21,7 +21,10 @@ _FIELDS = frozenset({"host", "port", "db", "username", "password", "ssl"})
 _FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _TLS = _FILES | {"ssl_ca_path", "ssl_cert_reqs", "ssl_check_hostname"}
 _LEVELS = ("fsync", "replicated")
+MOST_PARTITIONS = 64
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
+_PASSWORD_FILE, _SENTINEL_FILE = _PASSWORD_FILES = ("password_file", "sentinel_password_file")
+_TWO_PASSWORDS = "the Redis URL has a password and names a file with one; leave one of them out"
 _MALFORMED = (
     "the Redis URL is malformed: its port is a number up to 65535, an IPv6 address stands in "
     "brackets, and / # ? @ : % in a password are written %2F %23 %3F %40 %3A %25"
@@ -47,6 +50,13 @@ class Target:
     """How a connection to a sentinel is made and logged in."""
     durability: str = ""
     """What to wait for before a write counts as done: 'fsync', 'replicated', or nothing."""
+    partitions: int | None = None
+    """Into how many a new store is to be divided, where that was said."""
+    database: int = 0
+    password_file: str = ""
+    """Where the password stands that the URL does not have."""
+    ask_password_file: str = ""
+    """The same of the login at a sentinel."""
 
 
 def redis_url(redis: str | Mapping[str, Any]) -> str:
@@ -95,10 +105,18 @@ def target(url: str) -> Target:
     if parts.scheme in _CLUSTER:
         return _cluster(parts)
     options = _check_plain(parts)
-    durability = options.pop("durability", "")
-    if durability:
+    durability, partitions = _ours(options)
+    password_file = options.pop(_PASSWORD_FILE, "")
+    if durability or partitions or password_file:
         url = url.partition("?")[0] + (f"?{urlencode(options)}" if options else "")
-    return Target(url, describe_url(url), durability=durability)
+    return Target(
+        url,
+        describe_url(url),
+        durability=durability,
+        partitions=partitions,
+        database=int(options.get("db") or (parts.scheme != "unix" and parts.path.strip("/")) or 0),
+        password_file=password_file,
+    )
 
 
 def describe_url(url: str) -> str:
@@ -145,8 +163,11 @@ def _sentinel(parts: SplitResult) -> Target:
             f"digits and . _ -: {parts.scheme}://host:26379,host:26379/service"
         )
     _check_database(database)
-    options = _options(parts, set(_SENTINEL_LOGIN))
-    durability = options.pop("durability", "")
+    options = _options(parts, {*_SENTINEL_LOGIN, _SENTINEL_FILE})
+    durability, partitions = _ours(options)
+    files = options.pop(_PASSWORD_FILE, ""), options.pop(_SENTINEL_FILE, "")
+    if files[1] and "sentinel_password" in options:
+        raise ConfigError(_TWO_PASSWORDS)
     name, password = (quote(options.pop(each, ""), safe="") for each in _SENTINEL_LOGIN)
     ask_login = f"{name}:{password}@" if name or password else ""
     scheme = parts.scheme.partition("+")[0]
@@ -160,6 +181,9 @@ def _sentinel(parts: SplitResult) -> Target:
         service,
         f"{scheme}://{ask_login}{said(seeds[0])}{tls}",
         durability,
+        partitions,
+        int(database or 0),
+        *files,
     )
 
 
@@ -168,11 +192,26 @@ def _cluster(parts: SplitResult) -> Target:
     if parts.path.strip("/") not in ("", "0"):
         raise ConfigError("a cluster has the database 0 alone; a namespace keeps users apart")
     options = _options(parts, set())
-    durability = options.pop("durability", "")
+    durability, partitions = _ours(options)
+    password_file = options.pop(_PASSWORD_FILE, "")
     scheme = parts.scheme.partition("+")[0]
     url = f"{scheme}://{login}{said(seeds[0])}/0" + (f"?{urlencode(options)}" if options else "")
     described = f"{parts.scheme}://{','.join(map(said, seeds))}"
-    return Target(url, described, "cluster", seeds, ask_url=url, durability=durability)
+    return Target(
+        url,
+        described,
+        "cluster",
+        seeds,
+        ask_url=url,
+        durability=durability,
+        partitions=partitions,
+        password_file=password_file,
+        ask_password_file=password_file,
+    )
+
+
+def _has_password(netloc: str) -> bool:
+    return ":" in netloc.rpartition("@")[0]
 
 
 def _seeds(parts: SplitResult, port: int) -> tuple[str, tuple[Place, ...]]:
@@ -191,8 +230,14 @@ def _check_database(database: str) -> None:
         raise ConfigError("what follows the host in a Redis URL is the number of a database")
 
 
+def _ours(options: dict[str, str]) -> tuple[str, int | None]:
+    """Take out of the options what no Redis client knows: durability, and partitions."""
+    partitions = options.pop("partitions", "")
+    return options.pop("durability", ""), int(partitions) if partitions else None
+
+
 def _options(parts: SplitResult, allowed: set[str]) -> dict[str, str]:
-    allowed = allowed | {"durability"}
+    allowed = allowed | {"durability", "partitions", _PASSWORD_FILE}
     if parts.scheme.startswith("rediss"):
         allowed |= _TLS
     found = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -203,8 +248,17 @@ def _options(parts: SplitResult, allowed: set[str]) -> dict[str, str]:
             raise ConfigError(f"after its ? a {parts.scheme}:// URL takes only {takes}")
         if name == "durability" and value not in _LEVELS:
             raise ConfigError(f"durability= in a Redis URL is one of {', '.join(_LEVELS)}")
+        if name == "partitions" and not (
+            value.isascii() and value.isdigit() and 1 <= int(value) <= MOST_PARTITIONS
+        ):
+            raise ConfigError(f"partitions= in a Redis URL is a number from 1 to {MOST_PARTITIONS}")
         if name == "db" and not (value.isascii() and value.isdigit()):
             raise ConfigError("db= in a Redis URL is the number of a database")
-        if name in _FILES and not Path(value).is_file():
+        if name in (*_FILES, *_PASSWORD_FILES) and not Path(value).is_file():
             raise ConfigError(f"{name}= in the Redis URL names no file: {value}")
+        if name in _PASSWORD_FILES and not Path(value).is_absolute():
+            # It is read again for as long as the process lives, wherever that stands by then.
+            raise ConfigError(f"{name}= in the Redis URL is an absolute path, not {value}")
+        if name == _PASSWORD_FILE and _has_password(parts.netloc):
+            raise ConfigError(_TWO_PASSWORDS)
     return found

@@ -210,50 +210,65 @@ class ReadyReader:
         self._link = Link(address, timeout=block + 2, resend=False)
         self._connected = False
 
-    async def read(self, streams: Sequence[str], count: int) -> list[ReadyEntry]:
-        """Wait a while for at most `count` entries, in the order of the streams.
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has had a connection, and has none now."""
+        return self._connected and not self._link.is_ready
+
+    async def read(
+        self, streams: Sequence[str], count: int, *, wait: bool = True
+    ) -> list[ReadyEntry]:
+        """Wait a while, or only look, for at most `count` entries, in the order of the streams.
 
         Raises:
             StoreUnavailable: the connection broke; entries may have been delivered, and
                 `read_delivered` finds them.
         """
-        await self._connect()
+        await self.connect()
         if len(streams) > count:
             # XREADGROUP counts per stream; where it could give more than wanted, a script
             # counts, and only an empty answer is followed by a wait for whichever comes first.
             script = SCRIPTS["read_ready"].sha
             command = ("EVALSHA", script, "1", self._base, self._incarnation, str(count), *streams)
             found = self._parse(await self._link.send(command))
-            if found:
+            if found or not wait:
                 return found
         share = max(1, count // len(streams))
-        found = self._parse(await self._link.send(self._read_group(streams, share, ">")))
+        found = self._parse(await self._link.send(self._read_group(streams, share, ">", wait=wait)))
         if len(found) > count:
             # Several streams had something by the time that this read began.
-            script = SCRIPTS["return_ready"].sha
-            pairs = [part for entry in found[count:] for part in (entry.stream, entry.entry)]
-            await self._link.send(("EVALSHA", script, "1", self._base, *pairs))
+            await self.put_back(found[count:])
         return found[:count]
+
+    async def put_back(self, entries: Sequence[ReadyEntry]) -> None:
+        """Offer entries anew that were read and are not wanted."""
+        script = SCRIPTS["return_ready"].sha
+        pairs = [part for entry in entries for part in (entry.stream, entry.entry)]
+        await self._link.send(("EVALSHA", script, "1", self._base, *pairs))
 
     async def read_delivered(self, streams: Sequence[str]) -> list[ReadyEntry]:
         """Read again what was delivered to this incarnation and never claimed."""
-        await self._connect()
+        await self.connect()
         return self._parse(await self._link.send(self._read_group(streams, BATCH, "0")))
 
     async def close(self) -> None:
         """End its connection."""
         await self._link.close()
 
-    async def _connect(self) -> None:
+    async def connect(self) -> None:
+        """Make the first connection, if it is not made."""
         if not self._connected:
             await self._link.connect()
             self._connected = True
 
-    def _read_group(self, streams: Sequence[str], count: int, start: str) -> tuple[str, ...]:
+    def _read_group(
+        self, streams: Sequence[str], count: int, start: str, *, wait: bool = True
+    ) -> tuple[str, ...]:
         keys = [self._base + stream for stream in streams]
         return (
-            "XREADGROUP", "GROUP", "workers", self._incarnation, "COUNT", str(count), "BLOCK",
-            self._block, "STREAMS", *keys, *([start] * len(keys)),
+            "XREADGROUP", "GROUP", "workers", self._incarnation, "COUNT", str(count),
+            *(("BLOCK", self._block) if wait else ()),
+            "STREAMS", *keys, *([start] * len(keys)),
         )  # fmt: skip
 
     def _parse(self, reply: Any) -> list[ReadyEntry]:

@@ -142,6 +142,27 @@ class ScriptTime:
         return cls(calls, microseconds / 1e6)
 
 
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """What the server has received, sent and logged since it started, and holds in memory."""
+
+    received: int
+    sent: int
+    logged: int
+    held: int
+
+    @classmethod
+    async def read(cls, client: Client) -> Bytes:
+        info: bytes = await client.store.link.send(("INFO", "everything"))
+        fields = _fields(info.decode())
+        return cls(
+            received=int(fields["total_net_input_bytes"]),
+            sent=int(fields["total_net_output_bytes"]),
+            logged=int(fields["aof_current_size"]),
+            held=int(fields["used_memory"]),
+        )
+
+
 async def persistence(client: Client, field: str) -> int:
     """Read a number of what the server says of its append-only file."""
     reply: bytes = await client.store.link.send(("INFO", "persistence"))

@@ -8,7 +8,7 @@ from aiki import Client
 from tests.benchmarks.figures import Bar, Figure, Report, Scale
 from tests.benchmarks.floor import Floor
 from tests.benchmarks.plan import Plan, say
-from tests.benchmarks.service import CpuTime, ScriptTime, Service, persistence
+from tests.benchmarks.service import Bytes, CpuTime, ScriptTime, Service, persistence
 from tests.benchmarks.speed import loop_seconds
 from tests.benchmarks.workload import STEPS, process_one, process_orders
 
@@ -19,6 +19,7 @@ SCRIPTS_A_RUN = Bar(100)
 
 _BATCHES = 20
 _ROLES = ("client", "workers", "server", "supervisor")
+_PARTS = ("received", "sent", "logged", "held")
 
 
 class _Rounds:
@@ -30,6 +31,7 @@ class _Rounds:
         self.floors: list[float] = []
         self.scripts: list[float] = []
         self.calls: list[float] = []
+        self.bytes: dict[str, list[float]] = {part: [] for part in _PARTS}
         self.cpu: dict[str, list[float]] = {role: [] for role in (*_ROLES, "others")}
 
     def figures(self) -> list[Figure]:
@@ -48,6 +50,7 @@ class _Rounds:
                 for role in _ROLES
             ),
             Figure("CPU: everybody else on the machine", "cores", self.cpu["others"]),
+            *(Figure(f"server: {part}", "bytes/run", self.bytes[part]) for part in _PARTS),
         ]
 
 
@@ -87,9 +90,14 @@ async def _one_round(
     # Half of the floor before and half after, for the machine's speed changes meanwhile.
     half = plan.runs // 2
     loop_before, floor_before = loop_seconds(), floor.together(half)
-    scripts, cpu = await ScriptTime.read(client), CpuTime(service)
+    scripts, weight = await ScriptTime.read(client), await Bytes.read(client)
+    cpu = CpuTime(service)
     elapsed = await process_orders(client, plan.runs)
     spent, scripts_after = cpu.spent(), await ScriptTime.read(client)
+    weight_after = await Bytes.read(client)
+    for part in _PARTS:
+        grown: int = getattr(weight_after, part) - getattr(weight, part)
+        rounds.bytes[part].append(grown / plan.runs)
     rounds.cpu["others"].append(max(0.0, spent["others"]) / cpu.elapsed())
     for role in _ROLES:
         rounds.cpu[role].append(spent[role] / plan.runs * 1e6)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from aiki.records import Entry, EntryKind
 from aiki.states import Status
+from aiki.store.keys import prefix
 from tests.support.audit import audit_indexes
 from tests.support.store import Dump, Scene
 
@@ -94,8 +95,10 @@ async def _check_remains(scene: Scene, dump: Dump, leases: set[str]) -> AsyncIte
     for lease in leases:
         if f"worker:{lease}" not in dump:
             yield f"worker {lease} has a lease and said nothing of itself"
+    store = scene.store
+    bases = tuple(prefix(store.namespace, n).encode() for n in range(store.partitions))
     for key in await scene.command("KEYS", "*"):
-        if not key.startswith(scene.base.encode()):
+        if not key.startswith(bases):
             yield f"{key!r} is not in the namespace"
 
 

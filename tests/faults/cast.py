@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import psutil
 
@@ -18,7 +19,7 @@ from tests.faults.site import Site
 from tests.support.waiting import eventually
 
 # What a story may take on a busy machine.
-LONG = 60.0
+LONG = 90.0
 
 
 class Cast:
@@ -33,13 +34,16 @@ class Cast:
         self._born = 0
         self._is_ending = False
 
-    def enter(self, role: str, *, slots: int = 3, retention: float = 3600.0) -> Child:
-        """Make a process; it may be caught where its role is that of the story."""
+    def enter(self, role: str, **options: Any) -> Child:
+        """Make a process; it may be caught where its role is that of the story.
+
+        The options are those of a `Birth`.
+        """
         birth = Birth(
-            role, self.site.server.url, str(self.site.ledger),
-            trapped=role == self._trapped, slots=slots, retention=retention,
+            role, self.site.urls.get(role, self.site.server.url), str(self.site.ledger),
+            trapped=role == self._trapped,
         )  # fmt: skip
-        return self._bear(birth)
+        return self._bear(replace(birth, **options))
 
     def has(self, role: str) -> bool:
         """Tell whether somebody of a role is there."""
@@ -91,8 +95,8 @@ class Cast:
             assert status == 1, words
             assert "StoreUnavailable" in words, words
         if role == "worker":
-            dead = Dead(birth.name, child.pid, created, None, "was killed")
-            await give_back(self.site.client.store.workers, dead, INNOCENT)
+            dead = Dead(birth.name, child.pid, created, (), "was killed")
+            await give_back(self.site.client.store, dead, INNOCENT)
         if not self._is_ending:
             self._bear(birth)
         del self._alive[child]

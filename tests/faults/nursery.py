@@ -35,7 +35,6 @@ from tests.support.supervised import ROOT
 
 LEASE = 6.0
 BEAT = 0.25
-UNSERVED = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,9 @@ class Birth:
     trapped: bool = True
     slots: int = 3
     retention: float = 3600.0
+    unserved: float = 3600.0
+    """Seconds that a run waits for a worker: less, and it is held when workers are born slowly."""
+    divergence: float = 10.0
 
 
 class Child:
@@ -115,7 +117,7 @@ async def work(birth: Birth) -> None:
     async with Client(birth.url) as client:
         worker = Worker(
             client, max_concurrent_workflow_runs=birth.slots, heartbeat=BEAT, inline_wait=0,
-            subscriber=RedisStreams(claim_min_idle_time=LEASE), divergence_after=0.3,
+            subscriber=RedisStreams(claim_min_idle_time=LEASE), divergence_after=birth.divergence,
             housekeeping=False,
         )  # fmt: skip
         for each in (*HARBOURS, *SHORE):
@@ -133,7 +135,7 @@ async def oversee(birth: Birth) -> None:
     settings = Settings(redis=birth.url, lease=LEASE, heartbeat=BEAT)
     # What it keeps is over sooner than anybody may wish.
     object.__setattr__(settings, "retention", birth.retention)
-    object.__setattr__(settings, "unserved_after", UNSERVED)
+    object.__setattr__(settings, "unserved_after", birth.unserved)
     duties = Duties(settings, lambda _quarantined: None, _give_up)
     await duties.open()
     attending = asyncio.create_task(duties.attend())

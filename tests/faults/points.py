@@ -35,7 +35,7 @@ STORIES: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             *EVERYBODY, "start_runs", "watch_run", "post_message", "wake_up", "pause_run",
             "resume_run", "request_cancel", "terminate_run", "retry_run", "fork_run",
-            "delete_run", "ask_run", "read_chunks", "activate_schedule", "trigger_schedule",
+            "delete_run", "ask_run", "activate_schedule", "trigger_schedule",
             "pause_schedule", "resume_schedule", "delete_schedule", "audit",
         ),
     ),

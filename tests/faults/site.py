@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -53,6 +55,8 @@ class Site:
         self.server.environ.update(environ or {})
         self.proxy = Proxy(self.server.socket)
         self.url = url or (self.proxy.url if proxied else self.server.url)
+        self.urls: dict[str, str] = {}
+        """By which others log in, by their role, where it is not the usual one."""
         self.client = self.make_client()
 
     def make_client(self, *, start_timeout: float = 60.0) -> Client:
@@ -136,7 +140,7 @@ class Site:
         await eventually(arrived, deadline, f"run {handle.id} is {status}")
 
     async def complete(
-        self, handles: Iterable[Handle[Receipt]], *, within: float = 60.0
+        self, handles: Iterable[Handle[Receipt]], *, within: float = 90.0
     ) -> list[Story]:
         """Wait for the end of runs, and check what must hold for each, whatever has happened."""
         handles = list(handles)
@@ -148,23 +152,24 @@ class Site:
             for handle, receipt in zip(handles, receipts, strict=True)
         ]
 
-    async def is_alive(self, count: int = 10, within: float = 30.0) -> None:
+    async def is_alive(self, count: int = 10, within: float = 60.0) -> None:
         """See new orders through, each step once: the store and the workers are well again."""
         stories = await self.complete(await self.start_many(count, "afterwards"), within=within)
         assert [story for story in stories if not story.is_undisturbed()] == []
 
     async def is_consistent(
-        self, *, workers: int, tidy: bool = False, deadline: float = 60.0
+        self, *, workers: int, tidy: bool = False, deadline: float = 90.0
     ) -> None:
         """Wait until so many workers hold a lease and nothing is wrong with the store.
 
         `tidy` also waits for what housekeeping does only now and then.
         """
-        scene = Scene(self.client.store)
+        scenes = [Scene(store) for store in self.client.partitions.all]
         found: list[str] = []
 
         async def is_right() -> bool:
-            found[:] = await findings(scene, workers=workers)
+            parts = [await findings(scene, workers=workers) for scene in scenes]
+            found[:] = chain(*parts)
             return not found
 
         try:
@@ -172,11 +177,12 @@ class Site:
         except AssertionError:
             raise AssertionError("\n".join(found)) from None
         if tidy:
-            await eventually(lambda: _is_empty(litter(scene)), 30.0, "a tidy store")
+            for scene in scenes:
+                await eventually(partial(_is_tidy, scene), 30.0, "a tidy store")
 
     async def record(self, handle: Handle[Receipt]) -> dict[str, str]:
         """Read the record of a run as it is stored."""
-        return await Scene(self.client.store).record(handle.id)
+        return await Scene(self.client.partitions.of(handle.id)).record(handle.id)
 
     async def ends(self, *supervisors: Supervised, remaining: int = 0) -> None:
         """End supervisors in order: with exit code 0, no process left, no trace in the store.
@@ -248,5 +254,5 @@ async def stop(process: psutil.Process) -> None:
     await eventually(lambda: process.status() == psutil.STATUS_STOPPED, what="a stop")
 
 
-async def _is_empty(found: Awaitable[list[str]]) -> bool:
-    return not await found
+async def _is_tidy(scene: Scene) -> bool:
+    return not await litter(scene)

@@ -37,7 +37,9 @@ class Story:
     ) -> Self:
         """Read it, and check that its result is right and final and no step ran without need."""
         assert await handle.wait_for_completion(timeout=0) == receipt
-        snapshot = await client.store.runs.snapshot(handle.id, timeout=LONGEST_READ)
+        snapshot = await client.partitions.of(handle.id).runs.snapshot(
+            handle.id, timeout=LONGEST_READ
+        )
         assert snapshot.status is Status.COMPLETED
         effects = [effect for effect in ledger if effect.run == handle.id]
         recorded = await handle.journal()

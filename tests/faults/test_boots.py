@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -63,7 +62,8 @@ async def test_code_that_does_not_import_any_more_is_tried_again_and_again_but_n
             await has_ended(*victims)
             await asyncio.sleep(4.0)  # the fault
             tries = found.output().count("this code is broken now")
-            assert 2 <= tries <= 30
+            assert tries <= 30
+            await found.says("(?s)this code is broken now.*this code is broken now")
             broken.unlink()
             site.open("open")
             await site.complete(handles)
@@ -89,9 +89,7 @@ async def test_definitions_of_a_notebook_that_hold_what_cannot_travel_are_refuse
 ) -> None:
     captured = "line = socket.socketpair()[0]"
     source = NOTEBOOK.format(captured=captured, pid="0", use="+ str(line)")
-    begun = time.monotonic()
     with Supervised(tmp_path, command=("-c", source)) as found:
-        assert await found.ends(deadline=30) not in (0, Exit.BUDGET)
+        assert await found.ends() not in (0, Exit.BUDGET)
         assert "shout captures line, a socket.socket" in found.output()
         assert found.leftovers() == []
-    assert time.monotonic() - begun < 30

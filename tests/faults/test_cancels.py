@@ -39,7 +39,9 @@ async def check_cancelled(site: Site, handle: Handle[Receipt]) -> None:
     point = next(step for step in recorded if step.key == record["cancel_at"])
     assert point.outcome == "abandoned"
     assert {step.task for step in recorded} <= {*STEPS, CLEANUP}
-    begun = [e.task for e in effects if e.phase == "start"]
+    # The one step in a thread may come to its first line after it was given up.
+    late = {"validate"} & {point.task}
+    begun = [e.task for e in effects if e.phase == "start" and e.task not in late]
     assert begun.count(CLEANUP) == 1
     assert begun[-1] == CLEANUP, begun
     # Its own effect may have happened, that of a step after it may not.
@@ -64,12 +66,21 @@ async def test_a_cancel_at_any_moment_ends_a_run_once_and_for_good(
             await handle.cancel("changed my mind")
             return handle
 
-        handles = await asyncio.gather(*(one(number) for number in range(150)))
-        outcomes = await asyncio.gather(*(outcome(handle) for handle in handles))
-        cancelled = [h for h, o in zip(handles, outcomes, strict=True) if isinstance(o, str)]
-        completed = [h for h, o in zip(handles, outcomes, strict=True) if not isinstance(o, str)]
-        assert len(cancelled) > 5, "the race must go both ways"
-        assert len(completed) > 5, "the race must go both ways"
+        handles: list[Handle[Receipt]] = []
+        outcomes: list[Receipt | str] = []
+        cancelled: list[Handle[Receipt]] = []
+        completed: list[Handle[Receipt]] = []
+        # The race must go both ways: where the machine is another by now, later or sooner.
+        while len(handles) < 150 or min(len(cancelled), len(completed)) <= 5:
+            assert len(handles) < 1500, f"{len(cancelled)} cancelled, {len(completed)} completed"
+            numbers = range(len(handles), len(handles) + 150)
+            more = await asyncio.gather(*(one(number) for number in numbers))
+            ends = await asyncio.gather(*(outcome(handle) for handle in more))
+            cancelled += [h for h, end in zip(more, ends, strict=True) if isinstance(end, str)]
+            completed += [h for h, end in zip(more, ends, strict=True) if not isinstance(end, str)]
+            handles += more
+            outcomes += ends
+            typical *= 3 if len(completed) < len(cancelled) else 1 / 3
         stories = await site.complete(completed)
         assert all(story.is_undisturbed() for story in stories)
         for handle in cancelled:

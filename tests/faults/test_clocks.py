@@ -61,18 +61,18 @@ async def test_clocks_of_workers_and_supervisors_decide_nothing(
             await found.serves()
             traffic = Traffic(site, found, pace=0.1)
             await traffic.begin()
+            begun = time.monotonic()
             errand = await errand_v1.start(site.client, "me")
             site.started.add(errand.id)
-            begun = time.monotonic()
             for number in range(1 if off else 10):
                 if off is None:
                     clock.set((-1) ** number * 3600.0)
                 await asyncio.sleep(0.3)
             assert abs(await _says(found) - time.time() - (off or -3600.0)) < 60
             await becomes(errand, Status.AWAITING_EVENT, 30.0)
-            assert 1.2 <= time.monotonic() - begun < 15.0
+            assert 1.2 <= time.monotonic() - begun < 45.0
             await letter.send(site.client, errand.id, "an answer")
-            assert (await errand.wait_for_completion(timeout=30))[2] == "True"
+            assert (await errand.wait_for_completion(timeout=60))[2] == "True"
             clock.set(off or 0.0)
             await traffic.end()
 
@@ -107,5 +107,5 @@ async def test_a_server_whose_clock_is_set_keeps_every_lease_and_timer(
             await asyncio.sleep(8.0)
             await becomes(errand, Status.AWAITING_EVENT, 30.0)
             await letter.send(site.client, errand.id, "an answer")
-            await errand.wait_for_completion(timeout=30)
+            await errand.wait_for_completion(timeout=60)
             await traffic.end()

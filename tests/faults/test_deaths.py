@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from aiki.handle import Handle
 from aiki.states import Status
 from tests.faults.site import Site, has_ended, kill, serving, site_at
 from tests.faults.workload import Receipt
+from tests.support.shop import gone
 from tests.support.store import ALONE, STREAM, Scene
 from tests.support.waiting import eventually
 
@@ -30,7 +32,7 @@ MORE_RETRYING_POINTS = ("after-commit_attempt", "before-park_run")
 # Longer than any wait, so that nothing here is owed to a lease that has run out.
 LEASE = ("--lease", "600s")
 SLOTS = 4
-LONG = 45.0  # seconds, on a busy machine, for workers that are born to die
+LONG = 80.0  # seconds, on a busy machine, for workers that are born to die
 
 
 async def one_has_ended(workers: list[psutil.Process]) -> None:
@@ -90,10 +92,14 @@ async def test_all_workers_killed_at_once_lose_nothing_and_take_no_more_than_the
             return Counter(e.pid for e in charges if e.phase == "start" and e.pid in alive)
 
         for _ in range(2):
-            await eventually(lambda: at_work().total() == 2 * SLOTS, what="full workers")
+            await eventually(lambda: at_work().total() == 2 * SLOTS, LONG, "full workers")
             assert max(at_work().values()) == SLOTS
             victims = await found.has_workers(2)
+            # Found dead one after the other, they would be charged, and their runs set apart.
+            found.send(signal.SIGSTOP)
             kill(*(victim.pid for victim in victims))
+            await gone(victims)
+            found.send(signal.SIGCONT)
             await has_ended(*victims)
         site.open("open")
         stories = await site.complete(handles)

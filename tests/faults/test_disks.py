@@ -64,7 +64,7 @@ async def test_a_full_disk_stops_starts_with_a_typed_refusal_and_loses_nothing(
     async with (
         site_at(tmp_path, *options) as site,
         site.admin() as admin,
-        site.make_client(start_timeout=1.0) as hasty,
+        site.make_client(start_timeout=3.0) as hasty,
     ):
         with site.supervised() as found:
             await found.serves()
@@ -102,7 +102,7 @@ async def test_an_embedded_server_that_a_full_disk_has_ended_is_started_again_in
             before = server_of(site)
             fill(small_disk)
             await eventually(lambda: not psutil.pid_exists(before), what="the end of the server")
-            await found.says("The disk of .* is full", 20.0)
+            await found.says("The disk of .* is full")
             async with at_rest(found):
                 await asyncio.sleep(5.0)  # the fault
             assert caplog.text.count("has died") <= 6
@@ -127,7 +127,7 @@ async def test_an_embedded_server_that_is_killed_is_started_again_by_its_users(
             before = server_of(site)
             kill(before)
             await site.is_alive(1)
-            assert time.monotonic() - begun < 10.0
+            assert time.monotonic() - begun < 25.0
             assert server_of(site) != before
             site.open("over")
             stories = await site.complete(handles)
@@ -151,9 +151,9 @@ async def test_damaged_data_of_a_server_that_was_killed_is_refused_and_never_rep
             content[len(content) // 2 : len(content) // 2 + 40] = b"X" * 40
             data.write_bytes(content)
             kill(server_of(site))
-            await found.says(f"(?s){data.parent}.*valkey-check-aof", 20.0)
+            await found.says(f"(?s){data.parent}.*valkey-check-aof")
             found.send(signal.SIGTERM)
-            assert await found.ends(40.0) == Exit.ENDED
+            assert await found.ends() == Exit.ENDED
             assert data.read_bytes() == content
         with site.supervised(name="next") as found:
             assert await found.ends() == Exit.STORE
@@ -172,7 +172,10 @@ async def test_what_a_power_cut_has_left_is_a_beginning_of_what_was(
             await found.serves()
             file = next((tmp_path / "server" / "appendonlydir").glob("*.incr.aof"))
             first = file.stat().st_size
-            handles = await site.start_many(20, charge="nap", ship="nap")
+            handles = [await site.start("first", charge="nap", ship="nap")]
+            least = file.stat().st_size  # with the first of them, or there is none left to look at
+            handles += await site.start_many(19, charge="nap", ship="nap")
+            most = file.stat().st_size  # without those that follow, where something is to be gone
             parked = await site.start_many(5, "parked", reserve="fail:over")
             await site.complete(handles[:10])
             everything = [*found.workers(), psutil.Process(found.pid)]
@@ -181,7 +184,8 @@ async def test_what_a_power_cut_has_left_is_a_beginning_of_what_was(
         await has_ended(*everything)
         size = file.stat().st_size
         with file.open("rb+") as aof:
-            aof.truncate(size - round(lost * (size - first)))
+            left = max(least, size - round(lost * (size - first)))
+            aof.truncate(min(left, most) if lost > 0.5 else left)
         site.server.start()
         site.open("over")
         with site.supervised(name="next") as found:

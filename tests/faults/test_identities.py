@@ -23,21 +23,23 @@ async def test_a_foreign_process_with_the_pid_of_a_dead_worker_is_left_alone(
 ) -> None:
     async with site_at(tmp_path) as site:
         # A worker of this host died, and its pid belongs to somebody else by now.
-        with psutil.Popen(["sleep", "60"]) as foreign:
-            born = foreign.create_time()
-            about = AboutWorker("late", this_host(), foreign.pid, born - 100.0)
-            await site.client.store.workers.register("late", 600.0, about, (STREAM,))
-            handle = await site.start("a")
-            scene = Scene(site.client.store)
-            await scene.take("late")
-            with site.supervised("--lease", "600s", workers=1) as found:
-                await found.serves()
-                (story,) = await site.complete([handle])
-                assert story.epoch == 3
-                await site.is_consistent(workers=1)
-                await site.ends(found)
-            assert foreign.poll() is None
-            foreign.kill()
+        with psutil.Popen(["sleep", "600"]) as foreign:
+            try:
+                born = foreign.create_time()
+                about = AboutWorker("late", this_host(), foreign.pid, born - 100.0)
+                await site.client.store.workers.register("late", 600.0, about, (STREAM,))
+                handle = await site.start("a")
+                scene = Scene(site.client.store)
+                await scene.take("late")
+                with site.supervised("--lease", "600s", workers=1) as found:
+                    await found.serves()
+                    (story,) = await site.complete([handle])
+                    assert story.epoch == 3
+                    await site.is_consistent(workers=1)
+                    await site.ends(found)
+                assert foreign.poll() is None
+            finally:
+                foreign.kill()
 
 
 @pytest.mark.slow

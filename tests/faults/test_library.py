@@ -42,7 +42,7 @@ async def test_the_runs_of_a_killed_library_worker_are_taken_over_when_its_lease
                 for handle in handles:
                     pids = await site.under_way(handle, "charge", 2)
                     assert pids == [one.pid, two.pid]
-                assert 1.5 < time.monotonic() - begun < 8.0
+                assert 1.0 < time.monotonic() - begun < 40.0
                 site.open("open")
                 stories = await site.complete(handles)
                 assert all(story.starts["validate"] == 1 for story in stories)

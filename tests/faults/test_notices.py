@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from aiki import Run, RunCancelled, task, workflow
+from aiki.life import Life
 from aiki.store import inbox
 from aiki.store.runs import Runs
 from aiki.store.workers import Workers
-from aiki.worker import Worker
 from tests.support.app import App
 from tests.support.store import STREAM, Scene
 
@@ -32,7 +32,7 @@ async def test_a_cancel_that_overtakes_the_reply_of_the_claim_reaches_the_handle
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a claim that is done in the store, and whose reply is still on its way
-    claim, on_notices = Runs.claim, Worker._on_notices
+    claim, on_notices = Runs.claim, Life._on_notices
     claimed, told, arrive = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def delayed(reply: asyncio.Future[Any]) -> Any:
@@ -44,12 +44,12 @@ async def test_a_cancel_that_overtakes_the_reply_of_the_claim_reaches_the_handle
     def delayed_claim(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         return asyncio.ensure_future(delayed(claim(*args, **kwargs)))
 
-    def noted(self: Worker, run_ids: list[str]) -> None:
+    def noted(self: Life, run_ids: list[str]) -> None:
         told.set()
         on_notices(self, run_ids)
 
     monkeypatch.setattr(Runs, "claim", delayed_claim)
-    monkeypatch.setattr(Worker, "_on_notices", noted)
+    monkeypatch.setattr(Life, "_on_notices", noted)
     await app.serve(endless, heartbeat=0.05)
     handle = await endless_v1.start(app.client)
     await claimed.wait()
@@ -101,12 +101,12 @@ async def test_a_worker_that_is_stopped_while_it_begins_a_new_life_leaves_no_lea
 async def test_an_inbox_that_hears_nothing_for_long_stays_connected(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "PING_EVERY", 0.25)
+    monkeypatch.setattr(inbox, "PING_EVERY", 0.75)
     store = app.client.store
     heard = asyncio.Queue[bytes]()
     connections: list[None] = []
     channel = await store.inbox.subscribe("a", heard.put_nowait, lambda: connections.append(None))
-    await asyncio.sleep(0.8)  # of silence
+    await asyncio.sleep(2.4)  # of silence
     await store.link.send(("PUBLISH", channel, "hello"))
     async with asyncio.timeout(30):
         assert await heard.get() == b"hello"
@@ -117,7 +117,7 @@ async def test_no_read_waits_at_the_server_for_longer_than_the_lease_of_its_work
     app: App,
 ) -> None:
     # Given a worker that reads, and is stopped until after its lease is over
-    lease = 0.6
+    lease = 6.0
     store, scene = app.client.store, Scene(app.client.store)
     worker = await scene.register(STREAM)
     reader = store.workers.ready_reader(store.address, worker, lease=lease)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import pytest
 
-from aiki import Run, Worker, workflow
+from aiki import Run, workflow
 from aiki.handle import Handle
 from tests.support.app import App
 from tests.support.store import Scene
@@ -35,9 +34,8 @@ async def theirs_v1(run: Run) -> str:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often, and wait for supervisors only for a moment."""
     gates.clear()
-    module = sys.modules[Worker.__module__]
-    monkeypatch.setattr(module, "ORPHANS_EVERY", 0.05)
-    monkeypatch.setattr(module, "ALONE_AFTER", 0.2)
+    monkeypatch.setattr("aiki.presence.ORPHANS_EVERY", 0.05)
+    monkeypatch.setattr("aiki.presence.ALONE_AFTER", 0.2)
 
 
 async def put_in_quarantine(app: App, handle: Handle[str], name: str) -> None:

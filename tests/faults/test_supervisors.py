@@ -8,10 +8,11 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aiki.states import Status
-from tests.faults.site import has_ended, kill, serving, site_at
+from tests.faults.site import has_ended, kill, serving, site_at, stop
 from tests.faults.workload import STEPS
 from tests.support.embedded_users import servers
 
@@ -138,13 +139,16 @@ async def test_a_supervisor_takes_the_runs_of_another_that_was_killed_with_its_w
                 await site.under_way(handle, "charge")
             with site.supervised(*LEASE, name="other", workers=1) as other:
                 await other.serves()
-                lost = [process.pid for process in (*killed.workers(),)] + [killed.pid]
+                # Stopped first, or it might give the runs of its first worker to the second one,
+                # and they would have met two deaths.
+                await stop(psutil.Process(killed.pid))
+                lost = [process.pid for process in killed.workers()]
                 begun = time.monotonic()
-                kill(*lost)
+                kill(*lost, killed.pid)
                 for handle in handles:
                     await site.under_way(handle, "charge", 2)
                 taken = time.monotonic() - begun
-                assert 1.5 < taken < 8.0
+                assert 1.0 < taken < 40.0
                 site.open("open")
                 stories = await site.complete(handles)
                 assert all(story.starts["validate"] == 1 for story in stories)
@@ -157,7 +161,7 @@ async def test_a_supervisor_takes_the_runs_of_another_that_was_killed_with_its_w
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_workers_that_are_replaced_again_and_again_do_each_step_once(tmp_path: Path) -> None:
     async with serving(tmp_path) as (site, found):
         handles = await site.start_many(20, "before")

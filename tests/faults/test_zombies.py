@@ -14,11 +14,12 @@ from tests.support.app import App
 from tests.support.store import Scene
 from tests.support.waiting import eventually
 
-LEASE = 0.45
+LEASE = 1.2
+DELAY = 2.5  # of the second attempt: longer than a lease
 attempts: list[int] = []
 
 
-@task(retry=fixed(max_attempts=2, delay=0.9))
+@task(retry=fixed(max_attempts=2, delay=DELAY))
 async def fail_once() -> int:
     attempt = current_step().attempt
     attempts.append(attempt)
@@ -46,7 +47,9 @@ async def test_a_worker_whose_lease_may_be_gone_begins_no_step_until_it_knows(
     def cut_off(*_args: Any) -> Any:
         raise StoreRefused("cut off")
 
-    worker = await app.serve(retrying, lease=LEASE, heartbeat=0.1, housekeeping=False)
+    worker = await app.serve(
+        retrying, lease=LEASE, heartbeat=0.2, housekeeping=False, inline_wait=60
+    )
     incarnation = worker.incarnation
     handle = await retrying_v1.start(app.client)
     await eventually(lambda: attempts == [1], what="the first attempt")
@@ -59,7 +62,7 @@ async def test_a_worker_whose_lease_may_be_gone_begins_no_step_until_it_knows(
     other = await scene.register("ready:retrying/1.0.0/default")
     entry = await scene.deliver_one(other, "ready:retrying/1.0.0/default")
     await scene.claim(entry, other)
-    await asyncio.sleep(0.9)
+    await asyncio.sleep(DELAY)
     # Then it has left the attempt to whoever has the run now, and serves again when it can beat
     assert attempts == [1]
     monkeypatch.setattr(Heart, "beat", beat)

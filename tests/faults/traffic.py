@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 # Between two starts, so that some order is always between two of its steps.
 PACE = 0.02
 MORE = 10
-LONG = 40.0  # seconds, on a busy machine
+LONG = 80.0  # seconds, on a busy machine
 # Of what waits for a store: a twentieth of a core, and what it costs to notice at all.
 IDLE, NOTICING = 0.05, 0.3
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,15 @@ def is_caught(trap: str) -> bool:
     return True
 
 
+# Who is caught dies before another thread of its process comes to a trap: each has one death.
+_one_at_a_time = threading.Lock()
+
+
 def die(trap: str) -> None:
     """End this process by SIGKILL where the trap is set."""
-    if is_caught(trap):
-        os.kill(os.getpid(), signal.SIGKILL)
+    with _one_at_a_time:
+        if is_caught(trap):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def lay(setter: Setter = setattr) -> None:

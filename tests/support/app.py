@@ -1,5 +1,6 @@
 """An application of the library in the test's own process: a client, workers, a ledger."""
 
+import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ from aiki.client import Call, Client
 from aiki.envelope import PayloadCodec
 from aiki.handle import Handle
 from aiki.states import Status
+from aiki.store.keys import prefix
 from aiki.worker import SUSPEND_ALWAYS, RedisStreams, Worker
 from aiki.workflow import Workflow, WorkflowVersion
 from tests.support.ledger import Ledger
@@ -20,7 +22,10 @@ from tests.support.waiting import eventually
 
 R = TypeVar("R")
 
-TIMEOUT = 10.0  # for what is over at once, on a machine that may be busy
+TIMEOUT = 60.0  # for what is over at once, on a machine that may be busy
+
+# Set to a number, the store of each application has so many partitions.
+PARTITIONS = "AIKI_TEST_PARTITIONS"
 
 Definition = Workflow | WorkflowVersion[..., Any]
 
@@ -49,7 +54,7 @@ class App:
     async def connect(self, codec: PayloadCodec | None = None) -> Client:
         """Make another client of the same namespace, with a connection of its own."""
         return await self._stack.enter_async_context(
-            Client(self.url, namespace=self.namespace, start_timeout=10, codec=codec)
+            Client(self.url, namespace=self.namespace, start_timeout=TIMEOUT, codec=codec)
         )
 
     def worker(
@@ -75,9 +80,13 @@ class App:
 
     async def told_owner(self, handle: Handle[Any]) -> bool:
         """Tell whether the owner of a run has heard of its cancel, and confirmed it."""
-        base, link = f"aiki:{self.namespace}:{{0}}:", self.client.store.link
+        base, link = self.base_of(handle.id), self.client.store.link
         owner = (await link.send(("HGET", f"{base}run:{handle.id}", "owner"))).decode()
         return not await link.send(("EXISTS", f"{base}worker:{owner}:notices"))
+
+    def base_of(self, run_id: str) -> str:
+        """Give what the keys of a run begin with."""
+        return prefix(self.namespace, self.client.partitions.of(run_id).number)
 
     async def end(self, worker: Worker) -> None:
         """End a worker at once: what it executes is given back and goes unrecorded."""
@@ -137,7 +146,9 @@ async def app(
     mode: str,  # noqa: ARG001 - workers find it in the environment
 ) -> AsyncIterator[App]:
     """Make an application on a namespace that nobody else uses."""
-    app = App(redis_server.url, secrets.token_hex(6), tmp_path)
+    partitions = os.environ.get(PARTITIONS)
+    url = redis_server.url + (f"?partitions={partitions}" if partitions else "")
+    app = App(url, secrets.token_hex(6), tmp_path)
     try:
         await app.open()
         yield app

@@ -9,6 +9,7 @@ from typing import Any
 from aiki.records import EntryKind, Ownership, ReadyEntry, StreamNote, entry_rest, stream_lines
 from aiki.states import Status
 from aiki.store.children import NewChild
+from aiki.store.rights import Role, commands
 from tests.support.store import (
     ALONE,
     POOL,
@@ -71,7 +72,7 @@ def _claim(entry: ReadyEntry) -> list[Argument]:
 @call("try_commands", [])
 async def preflight(scene: Scene) -> list[Argument]:
     assert scene.base
-    return []
+    return [*commands(Role.SUPERVISOR)]
 
 
 @call("open_store")
@@ -84,6 +85,12 @@ async def opening(scene: Scene) -> list[Argument]:
 async def opening_what_is_there(scene: Scene) -> list[Argument]:
     assert scene.base
     return ["", "1", "1"]
+
+
+@call("open_store")
+async def completing(scene: Scene) -> list[Argument]:
+    assert scene.base
+    return ["", "1", "1", "1"]
 
 
 @call("beat_supervisor", [b"STORE"])
@@ -429,13 +436,6 @@ async def publishing_of_more(scene: Scene) -> list[Argument]:
 async def progress(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
     return [RUN, owner.token, "1700000000000 1.0 2.0"]
-
-
-@call("read_chunks", [b"running", _TWO_CHUNKS, [b"1 1 \n2"]])
-async def reading_of_chunks(scene: Scene) -> list[Argument]:
-    owner = await _owned(scene)
-    await scene.script("publish_chunks", RUN, owner.token, "0", "2", _TWO_CHUNKS, *_chunks(1))
-    return [RUN, "text", "0-2", "100"]
 
 
 @call("remove_run", 1, 0)

@@ -34,7 +34,7 @@ class Site:
         @task
         def holds_thread(label: str) -> str:
             app.ledger.note(label)
-            self.let_go.wait(20)
+            self.let_go.wait(60)
             return label
 
         @task(retry=fixed(5, 3600))

@@ -16,15 +16,23 @@ from tests.support.replicated import Server, ask, free_ports, until
 NODE_TIMEOUT = "3000"  # ms of silence after which a node is taken for dead, on a busy machine
 SLOTS = 16384
 PRIMARIES = 3
-SLOT = str(key_slot(prefix("", 0).encode()))
+
+
+def slot_of(partition: int) -> str:
+    """Give the slot of a partition."""
+    return str(key_slot(prefix("", partition).encode()))
+
+
+SLOT = slot_of(0)
 
 
 class Cluster:
     """Six servers."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         directory.mkdir(exist_ok=True)
         options = (
+            *options,
             "--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT,
             "--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0",
         )  # fmt: skip
@@ -59,43 +67,50 @@ class Cluster:
         """Give the name of a node."""
         return str(ask(port, "CLUSTER", "MYID").decode())
 
-    def holder(self, of: int | None = None) -> Server:
-        """Give the server that holds our slot, as a living one (or this one) says."""
+    def holder(self, of: int | None = None, *, slot: str = SLOT) -> Server:
+        """Give the server that holds a slot, as a living one (or this one) says."""
         for port in [of] if of is not None else self.servers:
             try:
                 slots = ask(port, "CLUSTER", "SLOTS")
             except redis.RedisError:
                 continue
             for first, last, (_, place, *_), *_ in slots:
-                if first <= int(SLOT) <= last:
+                if first <= int(slot) <= last:
                     return self.servers[place]
         raise AssertionError("nobody holds the slot")
 
-    def others(self) -> list[Server]:
+    def others(self, *, slot: str = SLOT) -> list[Server]:
         """Give the primaries that hold other slots."""
-        holder = self.holder()
+        holder = self.holder(slot=slot)
         alive = [each for each in self.servers.values() if each is not holder]
         return [each for each in alive if each.replication()["role"] == "master"]
 
-    def move_keys(self, source: Server, target: Server) -> int:
-        """Move what is there of our slot, key by key; the slot is on its way before and after."""
+    def replica_of(self, primary: Server) -> Server:
+        """Give the replica of a primary."""
+        for each in self.servers.values():
+            if each.replication().get("master_port") == str(primary.port):
+                return each
+        raise AssertionError("it has no replica")
+
+    def move_keys(self, source: Server, target: Server, *, slot: str = SLOT) -> int:
+        """Move what is there of a slot, key by key; the slot is on its way before and after."""
         moved = 0
-        while keys := ask(source.port, "CLUSTER", "GETKEYSINSLOT", SLOT, "10"):
+        while keys := ask(source.port, "CLUSTER", "GETKEYSINSLOT", slot, "10"):
             names = [key.decode() for key in keys]
             place = ("127.0.0.1", str(target.port))
             ask(source.port, "MIGRATE", *place, "", "0", "5000", "KEYS", *names)
             moved += len(names)
         return moved
 
-    def begin_move(self, source: Server, target: Server) -> None:
-        """Let our slot be on its way."""
-        ask(target.port, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", self.name(source.port))
-        ask(source.port, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", self.name(target.port))
+    def begin_move(self, source: Server, target: Server, *, slot: str = SLOT) -> None:
+        """Let a slot be on its way."""
+        ask(target.port, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.name(source.port))
+        ask(source.port, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.name(target.port))
 
-    def end_move(self, source: Server, target: Server) -> None:
+    def end_move(self, source: Server, target: Server, *, slot: str = SLOT) -> None:
         """Say that it has arrived."""
-        for each in (target, source, *self.others()):
-            ask(each.port, "CLUSTER", "SETSLOT", SLOT, "NODE", self.name(target.port))
+        for each in (target, source, *self.others(slot=slot)):
+            ask(each.port, "CLUSTER", "SETSLOT", slot, "NODE", self.name(target.port))
 
     def stop(self) -> None:
         """End all of them."""
@@ -113,9 +128,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(directory: Path) -> Generator[Cluster]:
-    """Run a cluster."""
-    found = Cluster(directory)
+def cluster(directory: Path, *options: str) -> Generator[Cluster]:
+    """Run a cluster, whose servers have these options."""
+    found = Cluster(directory, *options)
     try:
         found.start()
         yield found

@@ -85,7 +85,7 @@ def configured(url: str, name: str) -> str:
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    over = time.monotonic() + 30
+    over = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < over, what
         time.sleep(0.005)

@@ -1,7 +1,10 @@
 """A workflow whose runs are children in many tests, and what is looked up of them."""
 
+from itertools import product
+
 import aiki
 from aiki import Run, task, workflow
+from aiki.store.keys import prefix
 from tests.support.app import App
 
 children = workflow("children")
@@ -37,20 +40,20 @@ async def returns_much(_run: Run, size: int) -> str:
 
 async def read(app: App, run_id: str, field: str) -> bytes | None:
     """Read a field of a run's record."""
-    key = f"aiki:{app.namespace}:{{0}}:run:{run_id}"
+    key = f"{app.base_of(run_id)}run:{run_id}"
     found: bytes | None = await app.client.store.link.send(("HGET", key, field))
     return found
 
 
 async def remove_what_is_over(app: App) -> None:
     """Let the retention of everything that is over end: what a long time would do."""
-    link, base = app.client.store.link, f"aiki:{app.namespace}:{{0}}:"
-    for status in ("completed", "failed", "cancelled"):
-        for workflow_name in await app.client.store.catalog.workflows():
-            key = f"{base}index:{status}/{workflow_name}"
-            for run_id in await link.send(("ZRANGE", key, "0", "-1")):
-                await link.send(("ZADD", key, "XX", "1", run_id))
-    await app.client.store.timers.remove_finished(3600, await app.client.store.catalog.workflows())
+    for store in app.client.partitions.all:
+        workflows = await store.catalog.workflows()
+        for status, name in product(("completed", "failed", "cancelled"), workflows):
+            key = f"{prefix(app.namespace, store.number)}index:{status}/{name}"
+            for run_id in await store.link.send(("ZRANGE", key, "0", "-1")):
+                await store.link.send(("ZADD", key, "XX", "1", run_id))
+        await store.timers.remove_finished(3600, workflows)
 
 
 async def children_of(app: App) -> list[str]:

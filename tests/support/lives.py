@@ -38,7 +38,7 @@ async def one_life(
                 runs.over.add(handle.id)
         await eventually(
             lambda: all(handle.id in runs.dead | runs.over for handle in handles),
-            deadline=30,
+            deadline=60,
             what="the end of each run or of its owner",
         )
     finally:

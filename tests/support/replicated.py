@@ -21,7 +21,7 @@ from tests.support.server import VARIABLE, RedisServer
 
 SERVICE = "runs"
 DOWN_AFTER = 2000  # ms of silence after which a sentinel takes a server for dead, on a busy machine
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def ask(port: int, *command: str) -> Any:

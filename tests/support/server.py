@@ -29,6 +29,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.environ: dict[str, str] = {}
         """Variables that it finds beside those of this process."""
+        self.binary = os.environ.get(VARIABLE) or str(get_binary_path())
         self.url = f"unix://{self.socket}"
 
     @property
@@ -40,7 +41,7 @@ class RedisServer:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         self.launch()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self._answers():
             if time.monotonic() > deadline or self._has_ended():
                 raise RuntimeError((self._directory / "log").read_text())
@@ -54,7 +55,6 @@ class RedisServer:
 
     def launch(self) -> None:
         """Start the server, and do not wait."""
-        binary = os.environ.get(VARIABLE) or str(get_binary_path())
         arguments = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -75,7 +75,7 @@ class RedisServer:
                 )
         flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [binary, *flags, *self._options],
+            [self.binary, *flags, *self._options],
             env={**os.environ, **self.environ},
             start_new_session=True,
         )
@@ -110,7 +110,7 @@ class RedisServer:
     def wait(self) -> None:
         """Wait for its end."""
         assert self._process is not None
-        self._process.wait(20)
+        self._process.wait(60)
 
     def _answers(self) -> bool:
         try:
@@ -120,7 +120,7 @@ class RedisServer:
 
     def _say(self, command: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(20)
+            probe.settimeout(60)
             probe.connect(str(self.socket))
             probe.sendall(command)
             return probe.recv(1000)

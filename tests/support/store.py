@@ -46,7 +46,7 @@ class Scene:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.base = prefix(store.namespace, 0)
+        self.base = prefix(store.namespace, store.number)
 
     # What happens
 

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 
 SERVES = "aiki serves "
 # A worker imports the library, and the machine may be busy.
-BOOT = 30.0
+BOOT = 60.0
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -105,7 +105,7 @@ class Supervised:
         """Wait until it says that it serves."""
         await self.says(f"^{SERVES}", BOOT)
 
-    async def says(self, pattern: str, deadline: float = 10.0) -> re.Match[str]:
+    async def says(self, pattern: str, deadline: float = 40.0) -> re.Match[str]:
         """Wait until its output holds what matches."""
         found = await eventually(
             lambda: re.search(pattern, self.output(), re.MULTILINE), deadline, repr(pattern)
@@ -118,14 +118,14 @@ class Supervised:
         await eventually(lambda: len(self.workers()) == count, deadline, f"{count} workers")
         return self.workers()
 
-    async def ends(self, deadline: float = 20.0) -> int:
+    async def ends(self, deadline: float = 60.0) -> int:
         """Wait until it has ended, and return its exit code."""
         process = self._process
         assert process is not None
         await eventually(lambda: process.poll() is not None, deadline, "the end")
         return process.returncode
 
-    async def leaves_nothing(self, deadline: float = 10.0) -> None:
+    async def leaves_nothing(self, deadline: float = 40.0) -> None:
         """Wait until none of its processes lives, nor any that they have started."""
         await eventually(lambda: not self.leftovers(), deadline, "no process left")
 

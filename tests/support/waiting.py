@@ -18,7 +18,7 @@ async def eventually(
 ) -> T: ...
 @overload
 async def eventually(predicate: Callable[[], T], deadline: float = ..., what: str = ...) -> T: ...
-async def eventually(predicate: Callable[[], Any], deadline: float = 30.0, what: str = "") -> Any:
+async def eventually(predicate: Callable[[], Any], deadline: float = 60.0, what: str = "") -> Any:
     """Return the first true value of `predicate`, which may be a coroutine function.
 
     Looks every 10 ms, and once more when `deadline` seconds are over. Then it raises
