@@ -2,8 +2,9 @@
 
 from aiki.ask import Query, Update
 from aiki.awakeable import Awakeable, awakeable, reject, resolve
+from aiki.call import Call
 from aiki.children import ChildHandle
-from aiki.client import Call, Client, client, start_many
+from aiki.client import Client, client, start_many
 from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
 from aiki.current_step import CurrentStep, current_step
 from aiki.durations import Seconds

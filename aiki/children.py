@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-from aiki.client import Call
+from aiki.call import Call
 from aiki.codec import Codec
 from aiki.durations import Seconds, seconds
 from aiki.ends import outcome, refused

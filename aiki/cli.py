@@ -4,41 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import functools
 import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from aiki.cli_acl import user_lines
-from aiki.cli_exits import Exit, Group, code_of
-from aiki.cli_keys import new_key
+from aiki.call import Call
+from aiki.cli_command import command, in_time, on_store, say
+from aiki.cli_exits import Exit
 from aiki.cli_options import past, payload, start_options
 from aiki.cli_output import (
     audit_object,
     audit_report,
     counts_table,
     full_run_object,
-    plain,
     run_details,
     run_object,
     runs_table,
 )
-from aiki.cli_settings import PATIENCE, STORE_FLAGS, StoreSettings, find_store
-from aiki.client import Call, Client
+from aiki.cli_security import acl, new_key
+from aiki.cli_settings import PATIENCE, StoreSettings
+from aiki.client import Client
 from aiki.codec import Codec
-from aiki.errors import (
-    AikiError,
-    DataError,
-    NotFound,
-    StoreUnavailable,
-)
+from aiki.errors import DataError, NotFound
 from aiki.handle import Handle, RecordedStep, why
 from aiki.names import checked_key, checked_name, checked_version
 from aiki.states import Status
@@ -52,44 +45,6 @@ R = TypeVar("R")
 
 # Between two looks at a run that is waited for: that it ended is told, that it is stuck is not.
 _LOOK = 1.0
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="aiki", message="%(prog)s %(version)s")
-def command() -> None:
-    """Start durable runs, list them, look into one.
-
-    What executes them is a supervisor: python -m aiki.supervisor MODULE
-    """
-
-
-command.add_command(new_key)
-
-
-def _on_store(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make a command of a coroutine function that takes the store's settings first."""
-
-    @click.option("--redis", metavar="URL", help="The Redis or Valkey that holds the runs.")
-    @click.option("--data-dir", metavar="DIR", help="Of the embedded server.  [.aiki]")
-    @click.option("--namespace", metavar="NAME", help="Within the store.  [default]")
-    @click.option("--encryption-keys", metavar="FILE", help="What opens encrypted payloads.")
-    @functools.wraps(work)
-    def run(**options: Any) -> None:
-        flags = {name: options.pop(name) for name in STORE_FLAGS}
-        try:
-            store = find_store(flags, environ=os.environ, directory=Path.cwd())
-            asyncio.run(_ignoring_result(work(store, **options)))
-        except AikiError as error:
-            _say(f"Error: {error}")
-            raise SystemExit(code_of(error)) from None
-        except KeyboardInterrupt:
-            raise SystemExit(Exit.INTERRUPTED) from None
-
-    return run
-
-
-async def _ignoring_result(work: Awaitable[None]) -> None:
-    await work
 
 
 @command.command()
@@ -115,7 +70,7 @@ async def _ignoring_result(work: Awaitable[None]) -> None:
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="To find it by; may be repeated.")
 @click.option("--memo", metavar="JSON", help="An object to be shown with the run.")
 @click.option("--wait", is_flag=True, help="Wait for the end of the run and print its result.")
-@_on_store
+@on_store
 async def start(
     store: StoreSettings,
     *,
@@ -151,24 +106,24 @@ async def start(
     data = payload(given)
     async with store.client(create=wanted is not None) as client:
         catalog = client.partitions.overview
-        offers = await _in_time(client, catalog.offers(name))
+        offers = await in_time(client, catalog.offers(name))
         if wanted is None:
             wanted = _newest(offers, pool) or _refuse_unknown(
-                name, await _in_time(client, catalog.workflows())
+                name, await in_time(client, catalog.workflows())
             )
         result = Codec(object, f"the result of {name} {wanted}")
         call: Call[object] = Call(name, wanted, data, result, options)
         handle = await client.start_call(call)
-        _say(f"started {name} {wanted}" + (f" as {handle.id}" if wait else ""))
+        say(f"started {name} {wanted}" + (f" as {handle.id}" if wait else ""))
         if wait:
             _print_json(await _end_of(client, handle))
             return
         click.echo(handle.id)
         if options.at:
             runs = client.partitions.of(handle.id).runs
-            _say(why(await runs.snapshot(handle.id, timeout=PATIENCE)))
+            say(why(await runs.snapshot(handle.id, timeout=PATIENCE)))
         if not any((o.version, o.pool) == (wanted, pool) and o.is_served for o in offers):
-            _say(f"no worker serves {name} {wanted} in pool {pool!r} now; the run waits for one")
+            say(f"no worker serves {name} {wanted} in pool {pool!r} now; the run waits for one")
 
 
 @command.command()
@@ -186,7 +141,7 @@ async def start(
 )
 @click.option("--count", is_flag=True, help="Count all runs by workflow and status.")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
-@_on_store
+@on_store
 async def runs(
     store: StoreSettings,
     *,
@@ -208,21 +163,21 @@ async def runs(
     only = None if status is None else Status(status)
     async with store.client(create=False, role=Role.READER) as client:
         if count:
-            counts = await _in_time(client, client.count_runs(workflow=workflow))
+            counts = await in_time(client, client.count_runs(workflow=workflow))
             _print_json(counts) if as_json else _print(counts_table(counts, width=_width()))
             return
         listing = client.runs(
             status=only, workflow=workflow, tag=tag, since=None if since is None else past(since)
         )
-        found = await _in_time(client, _first(listing, limit))
+        found = await in_time(client, _first(listing, limit))
     if as_json:
         _print_json([run_object(run) for run in found])
     elif found:
         _print(runs_table(found, now=datetime.now(UTC), width=_width()))
         if len(found) == limit:
-            _say(f"these are the last {limit}; --limit shows more")
+            say(f"these are the last {limit}; --limit shows more")
     else:
-        _say("no runs" if (status, workflow, tag, since) == (None,) * 4 else "no such runs")
+        say("no runs" if (status, workflow, tag, since) == (None,) * 4 else "no such runs")
 
 
 async def _first(listing: AsyncIterator[R], limit: int) -> list[R]:
@@ -237,7 +192,7 @@ async def _first(listing: AsyncIterator[R], limit: int) -> list[R]:
 @command.command()
 @click.argument("run_id", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="Print one object, with everything.")
-@_on_store
+@on_store
 async def show(settings: StoreSettings, *, run_id: str, as_json: bool) -> None:
     """Show where a run is, what it waits for, and its recorded steps.
 
@@ -249,7 +204,7 @@ async def show(settings: StoreSettings, *, run_id: str, as_json: bool) -> None:
         store = client.partitions.of(run_id)
         run = await store.runs.snapshot(run_id, timeout=PATIENCE)
         steps = await _steps(client, run_id)
-        workers = await _in_time(client, store.workers.list())
+        workers = await in_time(client, store.workers.list())
     label = next((worker.label for worker in workers if worker.incarnation == run.owner), "")
     if as_json:
         _print_json(full_run_object(run, steps, worker=label))
@@ -261,7 +216,7 @@ async def show(settings: StoreSettings, *, run_id: str, as_json: bool) -> None:
 @command.command()
 @click.option("--repair", is_flag=True, help="Mend from the records of the runs what can be.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
-@_on_store
+@on_store
 async def audit(store: StoreSettings, *, repair: bool, as_json: bool) -> None:
     """Look at all that is stored for what is not as it should be.
 
@@ -275,42 +230,12 @@ async def audit(store: StoreSettings, *, repair: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
 
 
-@command.command()
-@click.argument("role", type=click.Choice([role.value for role in Role]))
-@click.option(
-    "--password-file", metavar="FILE", help="Put the hash of the password in it into the line."
-)
-@_on_store
-async def acl(store: StoreSettings, *, role: str, password_file: str | None) -> None:
-    """Print the command that gives a user of your Redis the rights that ROLE needs.
-
-    \b
-      reader      lists runs, looks into them and waits for them; changes nothing
-      client      starts runs, sends events, asks, steers; schedules
-      worker      executes runs; keeps house where no supervisor does
-      supervisor  a supervisor with its workers, and aiki audit
-
-    Nothing is sent. The user is that of the URL, or aiki-ROLE. It may use keys and channels of the
-    namespace, and the commands that this release sends in that role. Paste the line into
-    redis-cli, or
-
-    \b
-      aiki acl worker --password-file /run/secrets/aiki | redis-cli
-
-    Passwords that the user has already stay valid, until ACL SETUSER NAME <PASSWORD removes them.
-    """  # noqa: D301  (the backspace is meant: it keeps click from wrapping lines)
-    line, remarks = user_lines(Role(role), store, password_file)
-    click.echo(line)
-    for remark in remarks:
-        _say(remark)
-
-
 async def _steps(client: Client, run_id: str) -> list[RecordedStep]:
     """Read a run's journal; where it is damaged, say so, and let the rest be seen."""
     try:
         return await client.handle(run_id).journal()
     except (DataError, ValueError) as error:
-        _say(f"the journal of run {run_id} cannot be read: {error}")
+        say(f"the journal of run {run_id} cannot be read: {error}")
         return []
 
 
@@ -350,31 +275,17 @@ async def _end_of(client: Client, handle: Handle[object]) -> object:
             runs = client.partitions.of(handle.id).runs
             run = await runs.snapshot(handle.id, timeout=PATIENCE)
             if run.status is Status.STALLED:
-                _say(f"run {handle.id} is stalled: {why(run)}")
+                say(f"run {handle.id} is stalled: {why(run)}")
                 raise click.exceptions.Exit(Exit.UNSUCCESSFUL)
             if why(run) not in {"", told}:
                 told = why(run)
-                _say(f"{run.status}: {told}")
+                say(f"{run.status}: {told}")
         return ending.result()
     except asyncio.CancelledError:
-        _say(f"the run goes on; look at it with: aiki show {handle.id}")
+        say(f"the run goes on; look at it with: aiki show {handle.id}")
         raise
     finally:
         ending.cancel()
-
-
-async def _in_time(client: Client, reading: Awaitable[R]) -> R:
-    """Bound a reading that has no limit of its own: somebody sits before the screen."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            return await reading
-    except TimeoutError:
-        where = client.partitions.address.described
-        raise StoreUnavailable(f"{where} gave no answer within {PATIENCE:g} s") from None
-
-
-def _say(text: str) -> None:
-    click.echo(plain(text), err=True)
 
 
 def _print(text: str) -> None:
@@ -389,6 +300,10 @@ def _print_json(value: object) -> None:
 
 def _width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+command.add_command(acl)
+command.add_command(new_key)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-from aiki.client import StartOptions
+from aiki.call import StartOptions
 from aiki.codec import Codec
 from aiki.durations import written_seconds
 from aiki.errors import DataError

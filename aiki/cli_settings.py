@@ -21,7 +21,6 @@ from aiki.valkey_setup import GUARANTEES, Durability
 
 # Seconds in which a store that lives has answered; a person waits for this.
 PATIENCE = 10.0
-STORE_FLAGS = ("redis", "data_dir", "namespace", "encryption_keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class StoreSettings:
 def find_store(
     flags: Mapping[str, str | None], *, environ: Mapping[str, str], directory: Path
 ) -> StoreSettings:
-    """Decide which store is meant; `flags` are those of `STORE_FLAGS`.
+    """Decide which store is meant; `flags` has `redis`, `data_dir`, `namespace`, `encryption_keys`.
 
     Raises `ConfigError` for a file that cannot be read, and for two answers of equal rank.
     """

@@ -15,17 +15,17 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast
 
+from aiki.call import Call
 from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
 from aiki.durations import Seconds, seconds
-from aiki.embedded import EmbeddedServer, checked_directory
+from aiki.embedded import EmbeddedServer
 from aiki.encryption import checked_codec
 from aiki.envelope import PayloadCodec
 from aiki.errors import AikiError, ConfigError, Conflict, DefinitionError
@@ -33,7 +33,6 @@ from aiki.handle import Handle, RunDescription
 from aiki.hints import Hints
 from aiki.listing import list_runs
 from aiki.names import checked_name, checked_run_id
-from aiki.options import packed
 from aiki.records import StoredSchedule
 from aiki.revival import Revival
 from aiki.schedule import Timing
@@ -46,56 +45,11 @@ from aiki.store.runs import NewRun
 from aiki.valkey_setup import GUARANTEES, Durability
 
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
 DATA_DIR = ".aiki"
 REDIS_VARIABLE = "AIKI_REDIS_URL"
 LONGEST_START = 3600.0
 STARTED_TOGETHER = 32  # runs, by one script
-
-
-@dataclass(frozen=True, slots=True)
-class StartOptions:
-    """Options of a start, beside its input."""
-
-    pool: str = "default"
-    idempotency_key: str | None = None
-    on_conflict: Literal["error", "return_existing"] = "error"
-    on_parent_close: Literal["cancel", "abandon", "wait"] = "cancel"
-    at: str = ""
-    """When it is to start, and its deadlines, as they are sent: see `aiki.options`."""
-    start_by: str = ""
-    finish_by: str = ""
-    tags: tuple[str, ...] = ()
-    memo: bytes = b""
-
-    def packed(self) -> str:
-        """Write what few starts have as the store reads it; mostly that is nothing."""
-        if self.at or self.start_by or self.finish_by or self.tags or self.memo:
-            return packed(
-                at=self.at,
-                start_by=self.start_by,
-                finish_by=self.finish_by,
-                tags=self.tags,
-                memo=self.memo,
-            )
-        return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
-    """A start with its input, ready to be sent. Made by `bind`."""
-
-    workflow: str
-    version: str
-    payload: bytes
-    result: Codec
-    options: StartOptions
-
-
-@dataclass(frozen=True, slots=True)
-class PlainCall(Call[R_co]):
-    """A start without options about one run, so that it may be made many times."""
 
 
 Sending: TypeAlias = Callable[[Call[Any]], Awaitable[Handle[Any]]]
@@ -121,8 +75,8 @@ class Client:
         durability: Durability = "always",
         start_timeout: Seconds = 60.0,
         middleware: AroundStart | Sequence[AroundStart] = (),
-        codec: PayloadCodec | None = None,
         read_only: bool = False,
+        codec: PayloadCodec | None = None,
     ) -> None:
         if redis is not None and data_dir is not None:
             raise ConfigError("give either redis or data_dir: the data is in one of them")
@@ -130,7 +84,7 @@ class Client:
             redis = os.environ.get(REDIS_VARIABLE) or None
         # Looked at now, so that a malformed address is refused where it is written
         self._address = None if redis is None else Address(redis)
-        self._data_dir = checked_directory(DATA_DIR if data_dir is None else data_dir)
+        self._data_dir = _checked_directory(DATA_DIR if data_dir is None else data_dir)
         self._durability: Durability = durability
         if durability not in GUARANTEES:
             raise ConfigError(
@@ -141,11 +95,11 @@ class Client:
         if not 0 < self._start_timeout <= LONGEST_START:
             raise ConfigError("start_timeout is more than 0 seconds and at most an hour")
         self._around = checked_around(middleware)
-        self._codec = checked_codec(codec)
         if not isinstance(cast("object", read_only), bool):
             raise ConfigError(f"read_only is True or False, not {read_only!r:.100}")
         self.role = Role.READER if read_only else Role.CLIENT
         """What the server's user is to have the rights for; looked at by `connect`."""
+        self._codec = checked_codec(codec)
         self._follows = ""
         self._embedded: EmbeddedServer | None = None
         self._partitions: Partitions | None = None
@@ -358,6 +312,12 @@ def _check_calls(calls: object) -> None:
     raise DefinitionError(
         f"start_many takes a list of what a version's bind(…) gives, not {wrong!r:.100}"
     )
+
+
+def _checked_directory(given: object) -> Path:
+    if not isinstance(given, str | Path) or not str(given) or "\0" in str(given):
+        raise ConfigError(f"data_dir is the path of a directory, not {given!r:.100}")
+    return Path(given)
 
 
 def checked_around(given: object) -> tuple[AroundStart, ...]:

@@ -300,10 +300,3 @@ def _unusable(directory: Path, error: OSError) -> AikiError:
             f"The disk of {directory} is full ({error}): free some space there and start again."
         )
     return ConfigError(f"{directory} cannot be used as data directory: {error}")
-
-
-def checked_directory(given: object) -> Path:
-    """Return the path of a data directory. Raises `ConfigError` for what can be none."""
-    if not isinstance(given, str | Path) or not str(given) or "\0" in str(given):
-        raise ConfigError(f"data_dir is the path of a directory, not {given!r:.100}")
-    return Path(given)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from aiki.client import Call
+from aiki.call import Call
 from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.ends import outcome, read_error, stored_error
 from aiki.errors import AikiError, DataError, DefinitionError, LimitExceeded

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, cast
 
-from aiki.client import Call
+from aiki.call import Call
 from aiki.context import Lifespan, RunContext
 from aiki.current_step import CurrentStep
 from aiki.errors import DataError, DefinitionError, Failure

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from aiki.asked import UPDATE, Asked
 from aiki.attempts import Attempts
+from aiki.call import Call
 from aiki.checkpoint import ON_FAILURE
 from aiki.children import Children
-from aiki.client import Call
 from aiki.codec import Arguments
 from aiki.compensations import Compensations
 from aiki.context import RunInfo, run_info

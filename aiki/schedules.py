@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aiki.client import Call, Client, PlainCall
+from aiki.call import Call, PlainCall
+from aiki.client import Client
 from aiki.durations import Seconds
 from aiki.errors import DataError, DefinitionError
 from aiki.names import checked_name

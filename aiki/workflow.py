@@ -18,8 +18,9 @@ from typing import (
 
 from aiki.ask import Query, Update, query, update
 from aiki.asked import Asked
+from aiki.call import Call, PlainCall, StartOptions
 from aiki.children import ChildHandle
-from aiki.client import Call, Client, PlainCall, StartOptions
+from aiki.client import Client
 from aiki.codec import Arguments, Codec
 from aiki.context import Lifespan, RunContext
 from aiki.definition import (

@@ -1,6 +1,7 @@
 """Who may import whom, read from the source: what keeps the rooms of this house apart."""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -20,7 +21,7 @@ LAYERS = (
     {"codec"},
     {"failures", "retry", "schedule", "definition", "options"},
     {"topic", "asked"},
-    {"records"},
+    {"records", "call"},
     {"context"},
     {"journal", "checkpoint", "rounds", "store", "valkey_setup", "valkey_server", "embedded"},
     {"mail", "publisher", "conditions", "revival"},
@@ -57,8 +58,8 @@ LAYERS = (
         "cli_options",
         "cli_output",
         "cli_exits",
-        "cli_acl",
-        "cli_keys",
+        "cli_command",
+        "cli_security",
         "cli",
         "__init__",
     },
@@ -217,6 +218,16 @@ LOOKED_AT = {
     "aiki/workflow.py": 460,
     "tests/support/calls.py": 960,
 }
+
+
+def test_the_library_takes_no_partition_for_the_whole_store() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sources("aiki", "supervisor", "examples")
+        for line in path.read_text().splitlines()
+        if re.search(r"client\.store\b", line)
+    ]
+    assert found == [], "client.store is the first partition: a run is in client.partitions.of(id)"
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -70,10 +70,9 @@ async def scheduled(
 
 async def falls_behind(app: App, name: str, behind: timedelta) -> None:
     """Let a schedule be due since so long: what time would do."""
-    scene = Scene(app.client.store)
-    planned = await app.client.store.schedules.now(timeout=TIMEOUT) - behind // timedelta(
-        milliseconds=1
-    )
+    store = app.client.partitions.named(name)
+    scene = Scene(store)
+    planned = await store.schedules.now(timeout=TIMEOUT) - behind // timedelta(milliseconds=1)
     key = f"{scene.base}schedule:{name}"
     await scene.command("HSET", key, "planned", planned, "due", planned)
     await scene.command("ZADD", scene.base + "schedules", planned, name)
@@ -123,7 +122,8 @@ async def test_an_interval_of_a_second_goes_on_by_itself(app: App) -> None:
     assert all(a - b == timedelta(seconds=1) for a, b in pairwise(planned))
     late: list[float] = []
     for occurrence in found.recent:
-        run = await app.client.store.runs.snapshot(occurrence.run_id, timeout=TIMEOUT)
+        store = app.client.partitions.of(occurrence.run_id)
+        run = await store.runs.snapshot(occurrence.run_id, timeout=TIMEOUT)
         late.append(run.created / 1000 - occurrence.planned.timestamp())
     assert min(late) >= 0
     # Each at its time. A machine that stands still for a moment makes one late, and not two.
@@ -148,7 +148,8 @@ async def test_any_number_of_workers_start_each_occurrence_once(app: App) -> Non
         assert len(runs) == len(found.recent) == found.started
         for run_id in runs:
             await result(app, run_id)
-    await audit(Scene(app.client.store))
+    for store in app.client.partitions.all:
+        await audit(Scene(store))
 
 
 async def _caught_up(handle: ScheduleHandle) -> aiki.ScheduleStatus:

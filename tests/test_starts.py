@@ -23,6 +23,7 @@ from aiki import (
     task,
     workflow,
 )
+from aiki.store.runs import Runs
 from tests.support.app import App, becomes
 from tests.support.waiting import eventually
 
@@ -246,14 +247,13 @@ async def test_details_are_silent_while_recorded_steps_are_repeated(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    store = app.client.store.runs
-    set_details = store.set_details
+    set_details = Runs.set_details
 
-    async def listening(owner: Any, text: str) -> bytes:
+    async def listening(runs: Runs, owner: Any, text: str) -> bytes:
         said.append(text)
-        return await set_details(owner, text)
+        return await set_details(runs, owner, text)
 
-    monkeypatch.setattr(store, "set_details", listening)
+    monkeypatch.setattr(Runs, "set_details", listening)
     asked = 0
 
     @task(retry=aiki.fixed(max_attempts=2, delay=0.2))
@@ -386,7 +386,7 @@ async def test_what_cannot_be_listed_is_refused_at_once(app: App, asked: dict[st
 @executes_nothing
 async def test_a_run_is_held_that_nobody_serves_and_can_be_found_as_such(app: App) -> None:
     handle = await doubling_v1.start(app.client, 1)
-    timers = app.client.store.timers
+    timers = app.client.partitions.of(handle.id).timers
     assert await timers.stall_unserved(0, every=60) == [handle.id]
     await becomes(handle, Status.STALLED)
     told = await handle.describe()

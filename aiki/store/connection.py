@@ -18,7 +18,7 @@ from redis.retry import Retry
 from aiki.errors import ConfigError, StoreUnavailable
 from aiki.store.finding import Finder, Sentinels, Slots
 from aiki.store.keys import prefix
-from aiki.store.login import PasswordFile, explained
+from aiki.store.login import PasswordFile, drop, explained
 from aiki.store.urls import Place, redis_url, said, target
 
 Command = tuple[str | bytes | int, ...]
@@ -205,7 +205,7 @@ class Address:
             raise StoreUnavailable(f"{self.whereabouts}: {words}") from None
         finally:
             if not is_open:  # broken off half-way, it would stay open
-                await connection.disconnect(nowait=True)
+                await drop(connection)
         return Wire(connection, on_reply, on_lost)
 
     def blocking(self) -> redis.Redis:

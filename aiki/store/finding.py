@@ -15,6 +15,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
 from aiki.errors import StoreUnavailable
+from aiki.store.login import drop
 from aiki.store.urls import Place, Target, said
 
 ASK_TIMEOUT = 1.5  # seconds for all that are asked together
@@ -150,5 +151,5 @@ async def _ask(connection: AbstractConnection, *commands: tuple[str, ...]) -> li
     except TimeoutError as error:  # of one of them; ours is told from it by its time
         raise StoreUnavailable(str(error) or "no answer") from None
     finally:
-        await connection.disconnect(nowait=True)
+        await drop(connection)
     return replies

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any, cast
 
+from redis.asyncio.connection import AbstractConnection
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
 
@@ -54,6 +57,14 @@ def explained(words: str, url: str) -> str:
     if url.startswith("redis:") and words.endswith(("closed the connection", "reset by peer")):
         return f"{words}; where it speaks TLS, the URL begins with rediss://"
     return words
+
+
+async def drop(connection: AbstractConnection) -> None:
+    """Close a connection at once: to say farewell by TLS may take longer than anybody is there."""
+    writer = cast("asyncio.StreamWriter | None", cast("Any", connection)._writer)
+    if writer is not None:
+        writer.transport.abort()
+    await connection.disconnect(nowait=True)
 
 
 class PasswordFile(CredentialProvider):

@@ -71,16 +71,7 @@ class Partitions:
         # Where every partition has been there before, one that is not is lost, and is not made
         # anew as if nothing had been in it.
         to_make = 0 if first.is_complete or not first.link.may_write else count
-        self.all += [
-            Store(
-                self.address.of_partition(number),
-                self.namespace,
-                number,
-                role=self._role,
-                codec=self._codec,
-            )
-            for number in range(1, count)
-        ]
+        self.all += [self._partition(number) for number in range(1, count)]
         opening = (store.open(first.store_id, partitions=to_make) for store in self.all[1:])
         for outcome in await asyncio.gather(*opening, return_exceptions=True):
             if outcome is not None:
@@ -127,6 +118,8 @@ class Partitions:
 
     async def start(self, runs: Sequence[NewRun], *, timeout: float) -> list[str | AikiError]:
         """Start runs, each in the partition of its id; for each its id, or why not."""
+        if len(self.all) == 1:
+            return await self._start(0, runs, timeout)
         parts: dict[int, list[NewRun]] = {}
         for run in runs:
             parts.setdefault(self.of(run.id).number, []).append(run)
@@ -140,9 +133,13 @@ class Partitions:
         """End every connection."""
         await asyncio.gather(*(store.close() for store in self.all))
 
+    def _partition(self, number: int) -> Store:
+        address = self.address.of_partition(number)
+        return Store(address, self.namespace, number, role=self._role, codec=self._codec)
+
     async def _look_beside(self) -> None:
         """Refuse a first partition that seems new, and had others beside it on other nodes."""
-        beside = Store(self.address.of_partition(1), self.namespace, 1, role=self._role)
+        beside = self._partition(1)
         try:
             if await beside.is_there():
                 raise torn(1, beside.address.whereabouts)

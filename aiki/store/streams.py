@@ -126,12 +126,13 @@ class Streams:
             chunks = [StoredChunk.parse(fields[1]) for _, fields in found]
         except (ValueError, LookupError) as error:
             raise DataError(f"stream {topic!r} of run {run_id} is damaged: {error}") from None
-        return [
+        opened = [
             replace(each, payload=self._seals.opened_chunk(run_id, topic, each.payload))
             if each.payload.startswith(SEALED)
             else each
             for each in chunks
-        ], is_complete and len(chunks) < AT_ONCE
+        ]
+        return opened, is_complete and len(opened) < AT_ONCE
 
     def channel(self, run_id: str) -> str:
         """Name the channel on which those hear of a run who look at what it publishes."""

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -25,7 +26,7 @@ from tests.faults.test_points import STORY
 from tests.faults.test_server_states import under_way
 from tests.faults.traffic import at_rest
 from tests.faults.workload import Order, order_v1
-from tests.support.logins import Logins
+from tests.support.logins import Logins, Send
 from tests.support.tls import Authority, SecureServer
 
 # All that a client may send; `audit --repair` is for supervisors.
@@ -47,7 +48,7 @@ def nursery() -> Iterator[Nursery]:
 async def users(site: Site) -> AsyncGenerator[Logins]:
     """Make a user for each role, by which all who come from now on log in."""
     async with site.admin() as admin:
-        logins = Logins(admin.execute_command, site.server.url, "default")
+        logins = Logins(cast("Send", admin.execute_command), site.server.url, "default")
         for role in (Role.CLIENT, Role.WORKER, Role.SUPERVISOR):
             site.urls[role] = await logins.add(role)
         yield logins
@@ -127,7 +128,8 @@ class Rotation:
     async def refuse(self, password: str) -> None:
         """Take one back, and end all connections that were made by it."""
         await self._admin.execute_command("ACL", "SETUSER", "app", f"<{password}")
-        killed = await self._admin.execute_command("CLIENT", "KILL", "USER", "app")
+        admin = cast("Any", self._admin)
+        killed: int = await admin.execute_command("CLIENT", "KILL", "USER", "app")
         assert killed > 5, "connections of the client, the supervisor and its workers"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from aiki import NotFound, StoreRefused, StoreReplaced, StoreUnavailable
+from aiki.handle import Handle
 from aiki.states import Status
 from aiki.supervisor.exits import Exit
 from tests.faults.site import Site, site_at
 from tests.faults.traffic import Traffic, at_rest
-from tests.faults.workload import Order, errand_v1, letter, order_v1
+from tests.faults.workload import Order, Receipt, errand_v1, letter, order_v1
 from tests.support.app import becomes
 from tests.support.waiting import eventually
 
@@ -52,6 +53,41 @@ async def test_a_full_memory_admits_nothing_and_lets_everything_drain(tmp_path: 
             assert all(story.ends.total() == 5 for story in stories)
             assert {e.run for e in site.effects()} == {h.id for h in (*handles, parked)}
             await admin.config_set("maxmemory", 0)
+            await site.is_alive()
+            await site.is_consistent(workers=2)
+            await site.ends(found)
+
+
+@pytest.mark.slow
+async def test_a_memory_that_runs_have_filled_is_drained_by_who_comes_then_and_freed_by_hand(
+    tmp_path: Path,
+) -> None:
+    """Checks I1 to I4, I13 and I16: supervisors come in, runs end, and removing them makes room."""
+    async with site_at(tmp_path) as site, site.admin() as admin:
+        limit = (await admin.info("memory"))["used_memory"] + 8 * 2**20
+        await admin.config_set("maxmemory", limit)
+        large, handles = "x" * 300_000, list[Handle[Receipt]]()
+        with suppress(StoreRefused):
+            while len(handles) < 100:
+                handles.append(await site.start(large))
+        assert 10 < len(handles) < 100
+        with site.supervised() as found:  # the fault: a full memory before it has a lease
+            await found.serves()
+            stories = await site.complete(handles)
+            assert [story for story in stories if not story.is_undisturbed()] == []
+            with pytest.raises(StoreRefused, match="OOM"):
+                await site.start(large)
+            for handle in handles[3:]:  # each has become twice as large by its result
+                await handle.delete()
+
+            async def is_admitted() -> Handle[Receipt] | None:
+                with suppress(StoreRefused):  # what was unlinked is freed in the background
+                    return await site.start(large)
+                return None
+
+            admitted = await eventually(is_admitted, what="room")
+            assert admitted is not None
+            await site.complete([admitted])
             await site.is_alive()
             await site.is_consistent(workers=2)
             await site.ends(found)

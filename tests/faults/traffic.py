@@ -22,7 +22,7 @@ PACE = 0.02
 MORE = 10
 LONG = 80.0  # seconds, on a busy machine
 # Of what waits for a store: a twentieth of a core, and what it costs to notice at all.
-IDLE, NOTICING = 0.05, 0.3
+IDLE, NOTICING = 0.05, 0.6
 
 
 class Traffic:

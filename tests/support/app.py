@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from aiki.client import Call, Client
+from aiki.call import Call
+from aiki.client import Client
 from aiki.envelope import PayloadCodec
 from aiki.handle import Handle
 from aiki.states import Status

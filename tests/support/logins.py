@@ -40,10 +40,11 @@ class Logins:
         return [(roles[name], what) for name, what in found if name in roles]
 
 
-def _entry(reply: Any) -> dict[str, str]:
+def _entry(reply: dict[Any, Any] | list[Any]) -> dict[str, str]:
     """Read an entry of the server's log, as it comes or as redis-py gives it."""
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {_text(name): _text(value) for name, value in pairs}
+    if isinstance(reply, dict):
+        return {_text(name): _text(value) for name, value in reply.items()}
+    return {_text(name): _text(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
 
 
 def _text(value: object) -> str:

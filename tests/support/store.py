@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -312,7 +313,9 @@ class Scene:
 
     async def dump(self) -> Dump:
         """Read everything that is stored in the namespace."""
-        return {key: await self._read(self.base + key) for key in sorted(await self.keys())}
+        keys = sorted(await self.keys())
+        found = await asyncio.gather(*(self._read(self.base + key) for key in keys))
+        return dict(zip(keys, found, strict=True))
 
     async def _read(self, key: str) -> Any:
         kind = (await self.command("TYPE", key)).decode()

@@ -16,7 +16,8 @@ from typing import Self
 
 import psutil
 
-from aiki.client import Call, Client, StartOptions
+from aiki.call import Call, StartOptions
+from aiki.client import Client
 from aiki.codec import Codec
 from aiki.handle import Handle
 from tests.support.waiting import eventually

@@ -30,7 +30,7 @@ from aiki import (
     task,
     workflow,
 )
-from aiki.client import PlainCall
+from aiki.call import PlainCall
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,7 @@ async def streams(handle: Handle[str], run: Run, order: Order) -> None:
 
 
 async def starts(client: Client, run: Run, order: Order) -> None:
+    assert_type(aiki.client("redis://reader@localhost", read_only=True), Client)
     handle = await orders_v1.start(client, order, client=True)
     assert_type(handle, Handle[str])
     assert_type(await handle.wait_for_completion(timeout=timedelta(minutes=1)), str)
