@@ -33,6 +33,7 @@ KEYS_VARIABLE = "AIKI_ENCRYPTION_KEYS"
 KEY_BYTES = 32
 CIPHERS = 1024  # that are kept, one for each run
 _NONCE = 12
+_PLAIN = "plain"  # a line of a file of keys
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -40,14 +41,21 @@ class Encrypted(PayloadCodec):
     """Encrypts payloads with the first of these keys, and reads those of any of them.
 
     `keys` are by their ids, of 32 random bytes each; the newest stands first. With `compress_over`,
-    payloads of more than so many bytes are compressed before. Needs the extra `aiki[encryption]`.
-    Raises `ConfigError` for what are no keys.
+    payloads of more than so many bytes are compressed before. With `reads_only`, what is written
+    stays plain: so keys can be everywhere before the first payload is encrypted. Needs the extra
+    `aiki[encryption]`. Raises `ConfigError` for what are no keys.
     """
 
-    def __init__(self, keys: Mapping[str, bytes], *, compress_over: int | None = None) -> None:
+    def __init__(
+        self,
+        keys: Mapping[str, bytes],
+        *,
+        compress_over: int | None = None,
+        reads_only: bool = False,
+    ) -> None:
         super().__init__(compress_over=compress_over)
         self._keys = _checked(keys)
-        self._newest = next(iter(self._keys))
+        self._newest = "" if reads_only else next(iter(self._keys))
         try:
             # Imported by whoever encrypts: all others are spared its 20 ms and 8 MB.
             self._aead: Any = importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
@@ -64,18 +72,22 @@ class Encrypted(PayloadCodec):
     def from_file(cls, path: str | Path, *, compress_over: int | None = None) -> Encrypted:
         """Read the keys from a file: a line each of an id and a key in base64, the newest first.
 
-        Empty lines, and those that begin with #, say nothing. Raises `ConfigError` for a file that
-        cannot be read, that everybody on the host can read, or that holds no keys.
+        A line that says only `plain` says that they are for reading only. Empty lines, and those
+        that begin with #, say nothing. Raises `ConfigError` for a file that cannot be read, that
+        everybody on the host can read, or that holds no keys.
         """
-        return cls(_read(Path(path)), compress_over=compress_over)
+        keys, reads_only = _read(Path(path))
+        return cls(keys, compress_over=compress_over, reads_only=reads_only)
 
     @property
     def key_id(self) -> str:
-        """The key that encrypts now."""
+        """The key that encrypts now; empty where they are for reading only."""
         return self._newest
 
     def seal(self, payload: bytes, run_id: str, place: str, *, schedule: str = "") -> bytes:
         """Give the stored form of a payload of this run at this place there, or of a schedule."""
+        if not self._newest:
+            return super().seal(payload, run_id, place)
         body, flags = self._packed(payload)
         flags |= ENCRYPTED | (OF_SCHEDULE if schedule else 0)
         head = head_of(flags, self._newest.encode(), schedule.encode())
@@ -125,7 +137,8 @@ class Encrypted(PayloadCodec):
         return blake2b(of, key=self._keys[key_id], person=use, digest_size=KEY_BYTES).digest()
 
     def __repr__(self) -> str:
-        return f"<Encrypted with key {self._newest}; it reads {', '.join(self._keys)}>"
+        how = f"with key {self._newest}" if self._newest else "by nothing yet"
+        return f"<Encrypted {how}; it reads {', '.join(self._keys)}>"
 
 
 def payload_codec(path: Path | None, compress_over: int | None) -> PayloadCodec | None:
@@ -187,7 +200,8 @@ def _checked_id(key_id: object) -> str:
     return key_id
 
 
-def _read(path: Path) -> dict[str, bytes]:
+def _read(path: Path) -> tuple[dict[str, bytes], bool]:
+    """Read a file of keys: these, and whether they are for reading only."""
     try:
         with path.open(encoding="utf-8") as file:
             if os.name == "posix" and os.fstat(file.fileno()).st_mode & stat.S_IRWXO:
@@ -199,9 +213,13 @@ def _read(path: Path) -> dict[str, bytes]:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(f"{path}: the keys cannot be read: {reason}") from None
     keys: dict[str, bytes] = {}
+    reads_only = False
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words or words[0].startswith("#"):
+            continue
+        if words == [_PLAIN]:
+            reads_only = True
             continue
         try:
             key_id, text = words
@@ -214,6 +232,6 @@ def _read(path: Path) -> dict[str, bytes]:
     if not keys:
         raise ConfigError(f"{path}: holds no keys; `aiki new-key ID` makes a line of it")
     try:
-        return _checked(keys)
+        return _checked(keys), reads_only
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -75,6 +75,27 @@ async def test_a_run_begun_in_plain_goes_on_encrypted_and_lies_beside_others(app
         await plain.wait_for_completion(TIMEOUT)
 
 
+async def test_with_keys_that_only_read_everybody_can_be_ready_before_the_first_encrypts(
+    app: App,
+) -> None:
+    ready = await app.connect(Encrypted({"k1": NEW}, reads_only=True))
+    worker = await app.serve(lasting, client=ready)
+    handles = [await lasting_v1.start(ready, "plain")]
+    handles.append(await lasting_v1.start(await app.connect(Encrypted({"k1": NEW})), "sealed"))
+    for handle in handles:
+        await becomes(handle, Status.AWAITING_EVENT)
+    assert len(await app.client.handle(handles[0].id).journal()) == 1  # by who has no keys
+    await app.end(worker)
+    encrypting = await app.connect(Encrypted({"k1": NEW}))
+    await app.serve(lasting, client=encrypting)
+    for handle in handles:
+        await paid.send(handle, "paid")
+    ends = [
+        await lasting_v1.handle(ready, each.id).wait_for_completion(TIMEOUT) for each in handles
+    ]
+    assert ends == ["plain! paid", "sealed! paid"]
+
+
 @pytest.mark.parametrize("codec", [None, Encrypted({"other": OLD})])
 async def test_a_worker_without_the_key_holds_the_run_which_goes_on_elsewhere(
     app: App, codec: Encrypted | None

@@ -128,6 +128,18 @@ def test_what_is_no_key_is_refused_and_not_repeated(keys: Any) -> None:
         Encrypted({"k": KEY}, compress_over=-1)
 
 
+def test_keys_for_reading_only_leave_plain_what_is_written(tmp_path: Path) -> None:
+    sealed = Encrypted({"k1": KEY}).seal(LONG, "0-1", "input")
+    line = f"k1 {base64.b64encode(KEY).decode()}"
+    reading = Encrypted.from_file(key_file(tmp_path / "keys", f"plain\n{line}"), compress_over=99)
+    assert repr(reading) == "<Encrypted by nothing yet; it reads k1>"
+    assert reading.open(sealed, "0-1", "input") == LONG
+    assert reading.seal(b'"short"', "0-1", "input") == b'"short"'
+    assert PayloadCodec().open(reading.seal(LONG, "0-1", "input"), "0-1", "input") == LONG
+    assert reading.fingerprint("abc", reading.key_id) == "abc"
+    assert reading.fingerprint("abc", "k1") == Encrypted({"k1": KEY}).fingerprint("abc", "k1")
+
+
 def key_file(path: Path, text: str, bits: int = 0o600) -> Path:
     path.write_text(text)
     path.chmod(bits)

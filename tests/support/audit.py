@@ -30,7 +30,9 @@ async def audit_indexes(scene: Scene) -> None:
     dump = await scene.dump()
     problems: list[str] = []
     records = {
-        name.removeprefix("run:"): {key.decode(): value.decode() for key, value in record.items()}
+        name.removeprefix("run:"): {
+            key.decode(): value.decode(errors="replace") for key, value in record.items()
+        }
         for name, record in dump.items()
         if re.fullmatch(r"run:[^:]+", name)
     }

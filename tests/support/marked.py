@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import cast
 
 import aiki
 from aiki import Client, Run, current_step, task, workflow
@@ -53,8 +53,7 @@ async def stored(client: Client) -> dict[str, list[bytes]]:
     return found
 
 
-def _flat(reply: Any) -> list[bytes]:
+def _flat(reply: object) -> list[bytes]:
     if isinstance(reply, list):
-        parts: list[Any] = reply
-        return [part for each in parts for part in _flat(each)]
+        return [part for each in cast("list[object]", reply) for part in _flat(each)]
     return [reply if isinstance(reply, bytes) else str(reply).encode()]

@@ -315,6 +315,7 @@ async def schedules(client: Client, order: Order) -> None:
 def codecs(key: bytes) -> None:
     codec = aiki.Encrypted({"2030-01": key}, compress_over=4096)
     assert_type(codec.key_id, str)
+    aiki.Encrypted({"2030-01": key}, reads_only=True)
     assert_type(aiki.Encrypted.from_file("keys"), aiki.Encrypted)
     aiki.client(codec=codec)
     aiki.client(codec=aiki.Compressed(over=1024))
