@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import redis
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection, Connection
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from redis.retry import Retry
 
 from aiki.errors import ConfigError, StoreUnavailable
@@ -140,6 +141,8 @@ class Address:
         try:
             self._pool = _pool(self._target.url, self._target.password_file, CONNECT_TIMEOUT)
             self._pool.make_connection()  # it connects later, but looks at its options now
+            settings = self._pool.connection_kwargs
+            self._is_anonymous = not settings.keys() & {"password", "credential_provider"}
             self._finder = self._make_finder()
         except (RedisError, ValueError) as error:
             raise ConfigError(f"{self.described}: {error}") from None
@@ -196,6 +199,8 @@ class Address:
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
                 await connection.connect()
+                if self._is_anonymous:
+                    await _try_out(connection)
                 if task is not None and task.cancelling() > cancelling:
                     # redis-py's wait_for loses a cancellation on Python 3.11
                     raise asyncio.CancelledError
@@ -250,6 +255,13 @@ def _log_in_by(password_file: str, settings: dict[str, Any]) -> None:
     if password_file:
         username = settings.pop("username", None) or ""
         settings["credential_provider"] = PasswordFile(password_file, username)
+
+
+async def _try_out(connection: AbstractConnection) -> None:
+    """See whether a server that was told no password wants one: who only listens would not hear."""
+    await connection.send_command("PING")
+    with suppress(ResponseError, BusyLoadingError):  # it says so again to what is asked then
+        await connection.read_response()
 
 
 def _connection(pool: ConnectionPool, place: Place | None) -> AbstractConnection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,7 +55,7 @@ def explained(words: str, url: str) -> str:
     for said, advice in _ADVICE if url.startswith("rediss") else ():
         if said in words:
             return f"{words}; {advice}"
-    if url.startswith("redis:") and words.endswith(("closed the connection", "reset by peer")):
+    if url.startswith("redis:") and re.search("closed the connection|reset by peer", words):
         return f"{words}; where it speaks TLS, the URL begins with rediss://"
     return words
 

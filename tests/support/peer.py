@@ -19,7 +19,7 @@ class Peer:
     """Speaks just enough of the protocol to be sent commands, and to say what it got.
 
     `answer` is given the number of the connection (from 1) and the command, and gives the reply;
-    None says nothing. What redis-py sends while it connects is answered before that.
+    None says nothing. What is sent while a connection is made is answered before that.
     """
 
     def __init__(self, path: Path, answer: Answer) -> None:
@@ -61,15 +61,17 @@ class Peer:
     async def _serve(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        parser = hiredis.Reader()
+        parser, is_made = hiredis.Reader(), False
         try:
             while data := await reader.read(65536):
                 parser.feed(data)
                 while (request := parser.gets()) is not False:
                     reply = OK
-                    if request[0] not in (b"CLIENT", b"SELECT", b"AUTH"):
+                    is_made = is_made or request[0] not in (b"SELECT", b"AUTH", b"PING")
+                    if is_made:
                         self.got.append((number, request))
                         reply = self._answer(number, request) or b""
+                    is_made = is_made or request[0] == b"PING"  # the last of it
                     writer.write(reply)
         except ConnectionError:
             pass
