@@ -7,7 +7,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from aiki.states import FINAL, MOVES, WAITING, Status
 from aiki.store.scripts import SCRIPTS
@@ -177,7 +177,8 @@ def _fields(flat: list[bytes]) -> Fields:
 
 def _leaves(reply: Any) -> Iterator[bytes]:
     if isinstance(reply, list):
-        for each in cast("list[Any]", reply):
+        members: list[Any] = reply
+        for each in members:
             yield from _leaves(each)
     elif reply is not None:
         yield reply if isinstance(reply, bytes) else str(reply).encode()
