@@ -177,11 +177,14 @@ def _fields(flat: list[bytes]) -> Fields:
 
 def _leaves(reply: Any) -> Iterator[bytes]:
     if isinstance(reply, list):
-        members: list[Any] = reply
-        for each in members:
-            yield from _leaves(each)
+        yield from _all_leaves(reply)
     elif reply is not None:
         yield reply if isinstance(reply, bytes) else str(reply).encode()
+
+
+def _all_leaves(replies: list[Any]) -> Iterator[bytes]:
+    for each in replies:
+        yield from _leaves(each)
 
 
 def told(lines: Iterable[str]) -> str:
