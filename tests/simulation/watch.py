@@ -176,15 +176,13 @@ def _fields(flat: list[bytes]) -> Fields:
 
 
 def _leaves(reply: Any) -> Iterator[bytes]:
-    if isinstance(reply, list):
-        yield from _all_leaves(reply)
+    if isinstance(reply, bytes):
+        yield reply
+    elif isinstance(reply, int | Exception):
+        yield str(reply).encode()
     elif reply is not None:
-        yield reply if isinstance(reply, bytes) else str(reply).encode()
-
-
-def _all_leaves(replies: list[Any]) -> Iterator[bytes]:
-    for each in replies:
-        yield from _leaves(each)
+        for each in reply:
+            yield from _leaves(each)
 
 
 def told(lines: Iterable[str]) -> str:
