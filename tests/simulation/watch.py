@@ -7,7 +7,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from aiki.states import FINAL, MOVES, WAITING, Status
 from aiki.store.scripts import SCRIPTS
@@ -176,11 +176,13 @@ def _fields(flat: list[bytes]) -> Fields:
 
 
 def _leaves(reply: Any) -> Iterator[bytes]:
-    if isinstance(reply, list):
-        for each in cast("list[Any]", reply):
-            yield from _leaves(each)
+    if isinstance(reply, bytes):
+        yield reply
+    elif isinstance(reply, int | Exception):
+        yield str(reply).encode()
     elif reply is not None:
-        yield reply if isinstance(reply, bytes) else str(reply).encode()
+        for each in reply:
+            yield from _leaves(each)
 
 
 def told(lines: Iterable[str]) -> str:
