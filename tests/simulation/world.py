@@ -283,7 +283,7 @@ def _governed(loop: SimulatedLoop, seed: str) -> Generator[None]:
         for module in ("store.keys", "store.store"):
             patch.setattr(sys.modules[f"aiki.{module}"], "secrets", secrets)
         patch.setattr("aiki.life.Heartbeat", _Heartbeat)
-        patch.setattr(sys.modules["aiki.worker"], "ALONE_AFTER", ALONE_AFTER)
+        patch.setattr(sys.modules["aiki.presence"], "ALONE_AFTER", ALONE_AFTER)
         patch.setattr("aiki.life.AboutWorker", _about)
         patch.delenv(SUSPEND_ALWAYS, raising=False)
         random.seed(f"{seed}: the library")
