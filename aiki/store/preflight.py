@@ -91,7 +91,7 @@ class Preflight:
         """
         if self.role.covers(role):
             return
-        refused = _refused(await link.send_within(self._trial(role), _PATIENCE), role)
+        refused = _refused(await link.send(self._trial(role)), role)
         if refused:
             raise _unfit(link, refused)
         self.role = role

@@ -142,7 +142,6 @@ class Store:
         Raises:
             ConfigError: this is a reader's.
             StoreRefused: the server's user may not do all that it takes.
-            StoreUnavailable: no answer.
         """
         await self.preflight.require(self.link, role)
 
