@@ -29,7 +29,9 @@ from aiki.errors import (
     StoreRefused,
     StoreReplaced,
     StoreUnavailable,
+    Tampered,
     TaskFailed,
+    UnknownKey,
 )
 
 FAILURE = Failure("ValueError", "no", "Traceback ...", Failure("OSError", "disk", ""))
@@ -58,6 +60,8 @@ EVERY = [
     RunCancelled("run r1 was cancelled", run_id="r1", reason="by hand"),
     Rejected("too late"),
     AskFailed("query state of run r1 failed", run_id="r1", failure=FAILURE),
+    UnknownKey("no such key", key_id="2030-01"),
+    Tampered("changed"),
     StoreUnavailable("away"),
     StoreRefused("full"),
     StoreReplaced("flushed"),

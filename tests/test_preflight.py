@@ -65,7 +65,7 @@ def info_of(text: bytes) -> Callable[[int, Request], bytes | None]:
             return b"$%d\r\n%b\r\n" % (len(text), text)
         if request[0] == b"EVALSHA":
             is_trial = request[1].decode() == SCRIPTS["try_commands"].sha
-            return b"*0\r\n" if is_trial else b"*3\r\n$2\r\nid\r\n$1\r\n1\r\n$1\r\n1\r\n"
+            return b"*0\r\n" if is_trial else b"*4\r\n$2\r\nid\r\n$1\r\n1\r\n$1\r\n1\r\n$-1\r\n"
         return OK
 
     return answer

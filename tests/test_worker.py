@@ -263,7 +263,7 @@ async def test_a_run_claimed_in_the_moment_of_the_stop_is_handed_back_too(site: 
         await worker.start()
         for _ in range(turns):
             await asyncio.sleep(0)
-        stopping = asyncio.create_task(worker.stop(grace=20))
+        stopping = asyncio.create_task(worker.stop(grace=2))
         for gate in site.gates.values():
             gate.set()
         await asyncio.wait_for(stopping, 60)
