@@ -10,6 +10,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 RATE, TIME = "#34699a", "#c0392b"
 
@@ -31,6 +32,9 @@ def main() -> None:
         ):
             axes.plot(sizes, [each[field] for each in own], marker="o", color=color)
             axes.set_xscale("symlog" if 0 in sizes else "log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            if sizes[-1] < 10 * sizes[0]:  # or hardly one power of ten would be named
+                axes.set_xticks(sizes, [str(size) for size in sizes])
             if curve in ("steps per run", "bytes per payload"):
                 axes.set_yscale("log")
             else:
