@@ -13,7 +13,7 @@ from aiki.store import batch
 from aiki.store.batch import Link
 from aiki.store.connection import Address
 from tests.support.peer import OK, Peer
-from tests.support.store import Scene
+from tests.support.store import TIMEOUT, Scene
 from tests.support.waiting import eventually
 
 
@@ -92,3 +92,40 @@ async def test_a_command_that_pauses_when_the_link_is_closed_is_told_so(scene: S
     await link.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         await refused
+
+
+@pytest.mark.parametrize(
+    "word", ["LOADING Redis is loading the dataset in memory", "ERR max number of clients reached"]
+)
+async def test_a_server_that_is_not_ready_for_a_connection_is_asked_again(
+    tmp_path: Path, word: str
+) -> None:
+    def greet(number: int) -> bytes:
+        return OK if number in (1, 4) else f"-{word}\r\n".encode()
+
+    async with Peer(tmp_path / "peer", lambda _, __: OK, greet=greet).listening() as peer:
+        link = Link(Address(peer.url))
+        await link.connect()
+        peer.cut()
+        async with asyncio.timeout(TIMEOUT):
+            assert await link.send(("GET", "a")) == b"OK"
+        assert peer.connections == 4
+        await link.close()
+
+
+async def test_whatever_goes_wrong_while_it_connects_again_it_tries_again(tmp_path: Path) -> None:
+    prepared: list[Link] = []
+
+    async def prepare(link: Link) -> None:
+        prepared.append(link)
+        if len(prepared) == 2:
+            raise RuntimeError("nobody has thought of this")
+
+    async with Peer(tmp_path / "peer", lambda _, __: OK).listening() as peer:
+        link = Link(Address(peer.url), prepare=prepare)
+        await link.connect()
+        peer.cut()
+        async with asyncio.timeout(TIMEOUT):
+            assert await link.send(("GET", "a")) == b"OK"
+        assert len(prepared) == 3
+        await link.close()

@@ -373,8 +373,12 @@ class Link:
         while True:
             try:
                 await self._open()
-            except AikiError as error:
-                self.problem = error
+            except Exception as caught:  # noqa: BLE001 - whatever it is: else nobody tried again
+                error = self.problem = (
+                    caught
+                    if isinstance(caught, AikiError)
+                    else StoreUnavailable(f"{self.address.whereabouts}: {caught!r}")
+                )
                 if self._revive is not None:
                     self.problem = await self._revive() or error
                 if self._loop.time() >= told:

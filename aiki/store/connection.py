@@ -13,7 +13,7 @@ import redis
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection, Connection
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from aiki.errors import ConfigError, StoreUnavailable
@@ -204,7 +204,10 @@ class Address:
                 if task is not None and task.cancelling() > cancelling:
                     # redis-py's wait_for loses a cancellation on Python 3.11
                     raise asyncio.CancelledError
-            is_open = True
+            # After some errors redis-py closes what it has read them from.
+            is_open = connection.is_connected
+            if not is_open:
+                raise StoreUnavailable(f"{self.whereabouts}: {self.explained('')}")
         except (RedisError, OSError, TimeoutError) as error:
             words = self.explained(str(error) or "no answer")
             raise StoreUnavailable(f"{self.whereabouts}: {words}") from None
@@ -260,7 +263,7 @@ def _log_in_by(password_file: str, settings: dict[str, Any]) -> None:
 async def _try_out(connection: AbstractConnection) -> None:
     """See whether a server that was told no password wants one: who only listens would not hear."""
     await connection.send_command("PING")
-    with suppress(ResponseError, BusyLoadingError):  # it says so again to what is asked then
+    with suppress(ResponseError):  # it says so again to what is asked then
         await connection.read_response()
 
 

@@ -19,15 +19,19 @@ class Peer:
     """Speaks just enough of the protocol to be sent commands, and to say what it got.
 
     `answer` is given the number of the connection (from 1) and the command, and gives the reply;
-    None says nothing. What is sent while a connection is made is answered before that.
+    None says nothing. What is sent while a connection is made is answered before that, the PING at
+    the end of it by `greet`.
     """
 
-    def __init__(self, path: Path, answer: Answer) -> None:
+    def __init__(
+        self, path: Path, answer: Answer, *, greet: Callable[[int], bytes] = lambda _: OK
+    ) -> None:
         self.url = f"unix://{path}"
         self.got: list[tuple[int, Request]] = []
         self.connections = 0
         self._path = path
         self._answer = answer
+        self._greet = greet
         self._writers: list[asyncio.StreamWriter] = []
         self._serving: list[asyncio.Task[None]] = []
 
@@ -71,7 +75,8 @@ class Peer:
                     if is_made:
                         self.got.append((number, request))
                         reply = self._answer(number, request) or b""
-                    is_made = is_made or request[0] == b"PING"  # the last of it
+                    if not is_made and request[0] == b"PING":  # the last of it
+                        is_made, reply = True, self._greet(number)
                     writer.write(reply)
         except ConnectionError:
             pass
