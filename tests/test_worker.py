@@ -267,8 +267,9 @@ async def test_a_run_claimed_in_the_moment_of_the_stop_is_handed_back_too(site: 
         for gate in site.gates.values():
             gate.set()
         await asyncio.wait_for(stopping, 60)
-        for handle in handles:
-            assert (await handle.status()).status is Status.QUEUED
+        # A step whose gate opens before the stop gets to it may be the last of its run.
+        found = {(await handle.status()).status for handle in handles}
+        assert found <= {Status.QUEUED, Status.COMPLETED}
         site.gates.clear()
     for n in range(20):
         site.gate(str(n)).set()

@@ -52,6 +52,8 @@ class Story:
 
 
 def _check_step(step: RecordedStep, effects: list[Effect]) -> None:
+    # A process that is stopped between looking at the clock and writing its line is late with it.
+    effects = sorted(effects, key=lambda effect: effect.at)
     starts = [effect for effect in effects if effect.phase == "start"]
     ends = [effect for effect in effects if effect.phase == "end"]
     assert 1 <= len(ends) <= len(starts), effects
