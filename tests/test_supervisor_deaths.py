@@ -271,7 +271,7 @@ async def test_a_store_that_was_emptied_is_not_served_as_if_nothing_had_happened
         await found.serves()
         async with Client(server.url) as client:
             await client.store.link.send(("FLUSHALL",))
-        await found.says("the store is not the one this worker registered with")
+        # Its workers say so too, if they notice it before it does.
         await found.says("is not the store it was when this client connected")
         assert await found.ends() == Exit.REPLACED
     server.stop()
