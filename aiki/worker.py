@@ -308,10 +308,10 @@ class Worker:
             await lifespans.close()
 
     async def _drain(self, grace: float) -> None:
+        self._suspend_all()  # at once: they would go on while the claims come to their end
         if self._presence is not None:
             await self._presence.stop_claiming()
-        for actor, _ in self._actors.values():
-            actor.suspend()
+        self._suspend_all()  # what was claimed meanwhile
         try:
             async with asyncio.timeout(grace):
                 while self._actors:
@@ -324,6 +324,10 @@ class Worker:
                 len(self._actors),
                 grace,
             )
+
+    def _suspend_all(self) -> None:
+        for actor, _ in self._actors.values():
+            actor.suspend()
 
     def _on_replaced(self) -> None:
         if self._running:
@@ -435,8 +439,7 @@ class Worker:
         if self._failure is None:
             self._failure = error
             _logger.error("worker %s stops: %s", self.id, error, exc_info=error)
-            for actor, _ in self._actors.values():
-                actor.suspend()
+            self._suspend_all()
         self.stopping.set()
 
 
