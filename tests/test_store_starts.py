@@ -6,6 +6,7 @@ import pytest
 
 from aiki.errors import AikiError
 from aiki.states import Status
+from aiki.store.overview import Overview
 from tests.support.audit import audit
 from tests.support.store import ALONE, STREAM, WORKFLOW, Scene
 from tests.support.waiting import eventually
@@ -129,7 +130,7 @@ async def test_what_is_listed_comes_newest_first_and_once_however_many_came_toge
     for number, run_id in enumerate(ids):
         await scene.command("ZADD", index, 5 if 10 <= number < 50 else number, run_id)
     expected = sorted(ids, key=lambda each: (5 if each in ids[10:50] else int(each[2:]), each))
-    reading = await scene.store.catalog.reading()
+    reading = await Overview([scene.store]).reading()
     found: list[str] = []
     while page := await reading.next(7):
         found += page
@@ -138,7 +139,7 @@ async def test_what_is_listed_comes_newest_first_and_once_however_many_came_toge
 
 async def test_a_run_that_moves_while_one_reads_is_not_given_twice(scene: Scene) -> None:
     ids = [await scene.start_run() for _ in range(30)]
-    reading = await scene.store.catalog.reading()
+    reading = await Overview([scene.store]).reading()
     found = await reading.next(3)
     for run_id in (*found, ids[0], ids[1]):
         await scene.cancel(run_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiki.states import Status
 from aiki.store.batch import Link
-from aiki.store.reading import ACTIVE, Index, Place, Places, Reading, Source, listed_as
+from aiki.store.reading import ACTIVE, Index, Place, Places, Source, listed_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +92,6 @@ class Catalog:
             known.update({status: count for status, count in counts.items() if count})
         return {each: counts for each, counts in found.items() if counts}
 
-    async def reading(
-        self,
-        *,
-        statuses: Collection[Status] = tuple(Status),
-        workflow: str | None = None,
-        tag: str | None = None,
-        since: int | None = None,
-    ) -> Reading:
-        """Begin to read the runs that most recently started, ended or came to wait.
-
-        Queued and running runs are listed together: asked for queued ones, this gives both. With
-        a tag it gives all that have it, by when they were started.
-        """
-        return Reading(
-            await self.sources(statuses=statuses, workflow=workflow, tag=tag, since=since)
-        )
-
     async def sources(
         self,
         *,
@@ -117,7 +100,11 @@ class Catalog:
         tag: str | None,
         since: int | None,
     ) -> list[Source]:
-        """Give what `reading` merges."""
+        """Give what a reading of the listing merges: see `Overview.reading`.
+
+        Queued and running runs are listed together: asked for queued ones, this gives both. With
+        a tag it gives all that have it, by when they were started.
+        """
         if tag is not None:
             return [Index(self._link, f"{self._base}tag:{tag}", None)]
         names = {listed_as(status) for status in statuses}

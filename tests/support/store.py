@@ -28,6 +28,7 @@ from aiki.states import Status
 from aiki.store import Store
 from aiki.store.connection import Address
 from aiki.store.keys import new_run_id, new_token, prefix
+from aiki.store.overview import Overview
 from aiki.store.runs import NewRun
 from aiki.store.scripts import SCRIPTS
 from aiki.store.workers import AboutWorker
@@ -219,7 +220,7 @@ class Scene:
 
     async def listed(self, count: int = 1000, **asked: Any) -> list[str]:
         """Read the first of a listing."""
-        return await (await self.store.catalog.reading(**asked)).next(count)
+        return await (await Overview([self.store]).reading(**asked)).next(count)
 
     async def schedule(
         self,
