@@ -15,7 +15,8 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, cast
 
-from aiki.errors import RunCancelled, RunFailed, TaskFailed
+from aiki.errors import RunCancelled
+from tests.support.random_programs import FAILURES
 
 BEGINNING = 1000.0
 FOR_EVER = float("inf")
@@ -119,7 +120,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def _fail(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, TaskFailed | RunFailed | RunCancelled):
+        if isinstance(error, (*FAILURES, RunCancelled)):
             return  # of a branch that a handler has left, and nobody waits for
         known = isinstance(error, BaseException)
         self.failure = self.failure or (error if known else AssertionError(context["message"]))

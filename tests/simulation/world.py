@@ -39,7 +39,9 @@ LEASE = 6.0
 WORKERS = 3
 ALONE_AFTER = 6.0  # or most of the time passes while runs are in quarantine
 STORM = 20.0  # simulated seconds in which faults happen, and runs are started
-SUSPENDING = 0.3  # of the workers hand a run back after each commit
+# Of the workers hand a run back after each commit, what executes for long meanwhile included. None
+# does where nothing else happens either.
+SUSPENDING = 0.3
 PATIENCE = 200.0  # simulated seconds until everything is over once no more faults happen
 
 
@@ -155,7 +157,7 @@ class World:
             subscriber=RedisStreams(claim_min_idle_time=LEASE),
             max_concurrent_workflow_runs=self.rng.choice([2, 5, 50]),
         )
-        worker._suspend_always = self.rng.random() < SUSPENDING
+        worker._suspend_always = self.is_faulty and self.rng.random() < SUSPENDING
         worker.workflow_registry.add(random_programs)
         worker.workflow_registry.add(random_children)
         await node.run(worker.start())
