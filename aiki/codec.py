@@ -199,6 +199,7 @@ class Arguments:
     __slots__ = (
         "_defaults",
         "_keywords",
+        "_names",
         "_object",
         "_parts",
         "_positionals",
@@ -211,9 +212,9 @@ class Arguments:
         parameters = list(signature.parameters.values())
         _check_parameters(parameters, skip, where)
         self.__setstate__((signature.replace(parameters=parameters[skip:]), where))
-        for name, _, codec in self._parts:
+        for place, _, codec in self._parts:
             codec._compile()
-            if name in self._defaults:
+            if (name := self._names[place]) in self._defaults:
                 try:
                     codec.encode(self._defaults[name])
                 except DataError as error:
@@ -228,12 +229,13 @@ class Arguments:
         self._defaults = {
             p.name: p.default for p in parameters.values() if p.default is not p.empty
         }
+        self._names = tuple(parameters)
         self._keywords = tuple(p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY)
-        self._positionals = tuple(name for name in parameters if name not in self._keywords)
-        # Sorted, as the canonical form wants it.
+        self._positionals = self._names[: len(parameters) - len(self._keywords)]
+        # Sorted, as the canonical form wants it, each with its place among the values
         self._parts = [
             (
-                name,
+                self._names.index(name),
                 f"{encode_basestring(name)}:".encode(),
                 Codec._uncompiled(
                     parameters[name].annotation, f"parameter {name!r} of {self._where}", name
@@ -256,12 +258,13 @@ class Arguments:
                 bound = self._signature.bind(*args, **kwargs)
             except TypeError as error:
                 raise DataError(f"{self._where}: {error}; it takes {self._signature}") from error
-            values = self._defaults | bound.arguments
+            named = self._defaults | bound.arguments
+            values = [named[name] for name in self._names]
         else:
-            values = dict(zip(self._positionals, args, strict=True))
+            values = list(args)
         texts: list[bytes] = []
-        for name, key, codec in self._parts:
-            text, values[name] = codec.encode(values[name], limit=limit)
+        for place, key, codec in self._parts:
+            text, values[place] = codec.encode(values[place], limit=limit)
             texts.append(key + text)
         data = b"{%b}" % b",".join(texts)
         if len(data) > limit:
@@ -277,13 +280,14 @@ class Arguments:
         if codec is None:
             stored = _object_of(self._signature.parameters.values())
             codec = self._object = Codec(stored, f"input of {self._where}")
-        return self._as_call(self._defaults | codec.decode(data))
+        named = self._defaults | codec.decode(data)
+        return self._as_call([named[name] for name in self._names])
 
-    def _as_call(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (
-            tuple([values[name] for name in self._positionals]),
-            {name: values[name] for name in self._keywords},
-        )
+    def _as_call(self, values: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self._keywords:
+            return tuple(values), {}
+        count = len(self._positionals)
+        return tuple(values[:count]), dict(zip(self._keywords, values[count:], strict=True))
 
 
 def _check_parameters(parameters: list[inspect.Parameter], skip: int, where: str) -> None:

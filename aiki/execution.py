@@ -162,6 +162,7 @@ class Execution(Recording):
 
     async def _handle(self, handler: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         result, error = None, None
+        self._rounds.branches.watch()
         try:
             result = await handler()
         except KeyboardInterrupt as caught:

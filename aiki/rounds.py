@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
+from aiki.branches import Branches
 from aiki.records import Entry, EntryKind
 
 PATIENCE = 1.0  # seconds to wait for an earlier outcome that the code may no longer ask for
 SETTLE_TURNS = 16  # loop turns in which nested gathers and TaskGroups react to what was given
+STRETCH = 0.005  # seconds for which a handler without branches may keep the loop
 PLACES = 1 << 16  # in a round; more than a run may have steps
 
 
@@ -68,6 +71,8 @@ class Rounds:
         self._open: dict[int, Turn] | None = None  # the round that gathers, the last one
         # While only the handler itself asks for steps, each is given as soon as it is known.
         self._is_sequential = True
+        self.branches = Branches(self._loop)
+        self._stretch_ends = 0.0  # by the system's clock; the loop's stands still meanwhile
         self._lone: Turn | None = None
         self._lonely: Turn | None = None
         self._known = 0
@@ -197,7 +202,10 @@ class Rounds:
         """Wait for the turns in which tasks that were just made ask for their first steps.
 
         As many as it takes to give an outcome by a future. Returns whether it was cancelled.
+        A handler that has made none goes on, until it has kept everybody else for long enough.
         """
+        if not self.branches.are_possible and time.monotonic() < self._stretch_ends:
+            return False
         was_cancelled = False
         for _ in range(2):
             try:
@@ -206,6 +214,7 @@ class Rounds:
                 if self.is_stopped:
                     raise
                 was_cancelled = True
+        self._stretch_ends = time.monotonic() + STRETCH
         return was_cancelled
 
     def _give_alone(self, turn: Turn) -> None:

@@ -30,6 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from aiki.branches import make_task
 from aiki.client import Client
 from aiki.errors import AikiError, ConfigError, DefinitionError, StoreRefused, StoreUnavailable
 from aiki.supervisor.definitions import Version, unpack
@@ -129,6 +130,7 @@ def _boot_and_serve(end: socket.socket, boot: Boot) -> int:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.get_loop().set_task_factory(make_task)
         return runner.run(_Hosting(end, boot, orphaned).run(versions))
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     {"failures", "retry", "schedule", "definition", "options"},
     {"topic", "asked"},
     {"records", "call"},
-    {"context"},
+    {"context", "branches"},
     {"journal", "checkpoint", "rounds", "store", "valkey_setup", "valkey_server", "embedded"},
     {"mail", "publisher", "conditions", "revival"},
     {"newsdesk", "answers", "current_step"},

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from aiki import Run, Status, start_many, task, workflow
+from aiki import Run, Status, current_step, start_many, task, workflow
 from aiki.handle import Handle
 from aiki.rounds import PATIENCE
 from tests.support.app import App
@@ -47,6 +47,31 @@ async def test_always_suspended_a_run_has_a_life_for_each_step_and_one_for_its_e
     lives = 4 if mode == "suspend" else 1
     assert begun == [handle.id] * lives
     assert (await app.client.store.runs.snapshot(handle.id, timeout=10)).epoch == lives
+
+
+async def test_a_branch_that_was_made_asks_for_its_step_before_the_handlers_next_one(
+    app: App, mode: str
+) -> None:
+    """Of two equal steps, the one that is asked for first is numbered first: in every life."""
+    hangs = [mode == "suspend"]  # so that the other step is recorded, and this one is not
+
+    @task
+    async def which() -> str:
+        if hangs and hangs.pop():
+            await asyncio.Event().wait()
+        return current_step().key
+
+    async def handler(run: Run) -> list[str]:
+        await work.start(run, "a")
+        branch = asyncio.create_task(which.start(run))
+        await work.start(run, "b")
+        own = await which.start(run)
+        return [(await branch)[-2:], own[-2:]]
+
+    version = workflow("equals").v("1.0.0", exec=handler)
+    await app.serve(version)
+    handle = await version.start(app.client)
+    assert await handle.wait_for_completion(60) == ["#0", "#1"]
 
 
 async def test_a_loop_that_stands_still_puts_no_branch_ahead_of_a_time_out(app: App) -> None:

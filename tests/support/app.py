@@ -1,5 +1,6 @@
 """An application of the library in the test's own process: a client, workers, a ledger."""
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from aiki.branches import make_task
 from aiki.call import Call
 from aiki.client import Client
 from aiki.envelope import PayloadCodec
@@ -147,6 +149,7 @@ async def app(
     mode: str,  # noqa: ARG001 - workers find it in the environment
 ) -> AsyncIterator[App]:
     """Make an application on a namespace that nobody else uses."""
+    asyncio.get_running_loop().set_task_factory(make_task)  # as the supervisor's workers do
     partitions = os.environ.get(PARTITIONS)
     url = redis_server.url + (f"?partitions={partitions}" if partitions else "")
     app = App(url, secrets.token_hex(6), tmp_path)
