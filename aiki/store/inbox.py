@@ -9,7 +9,7 @@ from typing import Any
 
 import hiredis
 
-from aiki.errors import AikiError, StoreRefused
+from aiki.errors import StoreRefused
 from aiki.store.connection import Address, Wire, pack
 
 _logger = logging.getLogger("aiki.store")
@@ -85,8 +85,8 @@ class Inbox:
                 self._answered = True
                 lost = asyncio.Event()  # of this connection: an aborted one says so later
                 self._wire = await self._address.open(self._on_reply, lost.set)
-            except AikiError as error:
-                _logger.debug("the inbox has no connection: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is: else nobody tried again
+                _logger.debug("the inbox has no connection: %r", error)
                 await asyncio.sleep(pause)
                 pause = min(3 * pause, LAST_PAUSE)
                 continue
