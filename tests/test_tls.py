@@ -171,7 +171,12 @@ async def test_sentinels_are_asked_by_tls_and_their_password_may_stand_in_a_file
         sentinel.stop()
 
 
-ENDPOINTS = ("ip", "hostname", "unknown-endpoint")
+ENDPOINTS = (
+    ("ip", "localhost"),
+    ("hostname", "localhost"),
+    ("hostname", ""),
+    ("unknown-endpoint", ""),
+)
 
 
 async def test_nodes_of_a_cluster_are_found_and_followed_by_tls(
@@ -179,7 +184,8 @@ async def test_nodes_of_a_cluster_are_found_and_followed_by_tls(
 ) -> None:
     """Given a slot that moves to another node under a client and a worker, however nodes are told.
 
-    As addresses, as names, or not at all: then they are ports of the one that was asked.
+    As addresses, as names, as names that there are not (then by address), or not at all: then they
+    are ports of the one that was asked.
     """
     certificate = authority.certify("node", ["localhost"], ["127.0.0.1"])
     nodes = SecureCluster(tmp_path / "cluster", authority, certificate)
@@ -190,8 +196,9 @@ async def test_nodes_of_a_cluster_are_found_and_followed_by_tls(
             worker = aiki.worker(client)
             worker.workflow_registry.add(greetings)
             async with worker:
-                for kind in ENDPOINTS:
+                for kind, name in ENDPOINTS:
                     for each in nodes.servers.values():
+                        each.ask("CONFIG", "SET", "cluster-announce-hostname", name)
                         each.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", kind)
                     await eventually(partial(connects, url), what=kind)
                     source, target = nodes.holder(), nodes.others()[0]
@@ -199,7 +206,7 @@ async def test_nodes_of_a_cluster_are_found_and_followed_by_tls(
                     nodes.begin_move(source, target)
                     await asyncio.to_thread(nodes.move_keys, source, target)
                     nodes.end_move(source, target)
-                    calls = [greeting_v1.bind(f"{kind} {n}") for n in range(12)]
+                    calls = [greeting_v1.bind(f"{kind} {name} {n}") for n in range(12)]
                     handles = await aiki.start_many(client, calls)
                     for call, handle in zip(calls, handles, strict=True):
                         assert isinstance(handle, aiki.Handle), call

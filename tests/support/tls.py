@@ -137,7 +137,6 @@ class SecureCluster(Cluster):
         server = Server(
             directory, port, *options, *self._tls(tls_port), "--tls-cluster", "yes",
             "--tls-auth-clients", "no", "--cluster-port", str(port + 10000),
-            "--cluster-announce-hostname", "localhost",
         )  # fmt: skip
         server.binary, server.port_for_nodes = binary_with_tls(), tls_port
         return server
