@@ -7,7 +7,7 @@ import signal
 import hypothesis
 import pytest
 
-pytest_plugins = ["tests.support.server", "tests.support.app", "tests.support.store"]
+pytest_plugins = ["tests.support.topology", "tests.support.app", "tests.support.store"]
 
 # What decides whether a change may be merged draws the same random numbers each time, so that it
 # judges the change. `make faults` and `make soak` look for what other numbers find.

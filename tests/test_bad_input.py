@@ -269,8 +269,7 @@ async def test_what_is_the_id_of_no_run_is_not_found_by_anything(app: App, run_i
     ):  # fmt: skip
         with pytest.raises(aiki.NotFound):
             await act()
-    link = app.client.store.link
-    assert await link.send(("KEYS", f"aiki:{app.namespace}:*run:*")) == []
+    assert await app.keys("*run:*") == []
 
 
 @pytest.mark.parametrize("reason", [5, None, b"x", "\ud800", "x" * 4097, "é" * 2049], ids=ascii)

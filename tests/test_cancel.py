@@ -8,7 +8,7 @@ from aiki import Run, RunCancelled, Status, TaskFailed, current_step, fixed, tas
 from aiki.handle import Handle
 from tests.support.app import App, becomes, outcomes
 from tests.support.cancels import Site
-from tests.support.deaths import MortalRuns
+from tests.support.deaths import let_die
 from tests.support.waiting import eventually
 
 both_kinds = pytest.mark.parametrize("kind", ["on the loop", "in a thread"])
@@ -132,7 +132,7 @@ async def test_a_replay_meets_it_at_the_same_point(site: Site, death: int) -> No
             raise
 
     client = await site.app.connect()
-    client.store.runs = runs = MortalRuns(client.store.runs)
+    runs = let_die(client)
     version = workflow("replayed").v("1.0.0", exec=handler)
     handle = await version.start(site.app.client)
     victim = await site.app.serve(version, client=client)

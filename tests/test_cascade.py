@@ -317,7 +317,7 @@ async def test_two_thousand_children_are_cancelled_with_their_parent(app: App) -
         return counts[numbers.name] == {Status.CANCELLED: 2_000}
 
     await eventually(all_are_cancelled, DEADLINE, "the end of all children")
-    base, link = app.base_of(handle.id), app.client.store.link
+    base, link = app.base_of(handle.id), app.link_of(handle.id)
     assert await link.send(("EXISTS", f"{base}cascades", f"{base}run:{handle.id}:children")) == 0
 
 

@@ -347,11 +347,11 @@ async def test_a_recorded_failure_that_cannot_be_read_stalls_the_run(site: Site)
 
     handle = await site.begin(failing)
     (step,) = await handle.journal()
-    store = site.app.client.store
-    journal = f"aiki:{store.namespace}:{{0}}:run:{handle.id}:journal"
-    entry = await store.link.send(("HGET", journal, step.key))
+    link = site.app.link_of(handle.id)
+    journal = f"{site.app.base_of(handle.id)}run:{handle.id}:journal"
+    entry = await link.send(("HGET", journal, step.key))
     damaged = entry.partition(b"\n")[0] + b"\n{"
-    await store.link.send(("HSET", journal, step.key, damaged))
+    await link.send(("HSET", journal, step.key, damaged))
     await site.go_on(failing)
     reason = await site.stalls(handle)
     assert step.key in reason

@@ -244,7 +244,7 @@ async def test_ends_of_children_do_not_keep_events_out(app: App) -> None:
         return await read(app, handle.id, "ends") == b"3"
 
     await eventually(all_have_ended, what="the ends of all children")
-    reply = await app.client.store.link.send((
+    reply = await app.link_of(handle.id).send((
         "EVALSHA", SCRIPTS["post_message"].sha, "1",
         app.base_of(handle.id), handle.id, "m", "60000", "event/go-on\nnull", "1", "100",
     ))  # fmt: skip

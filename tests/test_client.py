@@ -10,7 +10,6 @@ import pytest
 
 from aiki import Client, ConfigError, DataError, Run, workflow
 from aiki.client import LONGEST_START, REDIS_VARIABLE
-from tests.support.server import RedisServer
 
 URL = "redis://localhost"
 RUN_ID = "0-00000000000000000000000000"
@@ -64,9 +63,9 @@ def test_any_time_between_is_accepted(given: float | timedelta) -> None:
 
 
 async def test_it_connects_once_until_it_is_closed_and_may_then_connect_again(
-    redis_server: RedisServer,
+    store_url: str,
 ) -> None:
-    client = Client(redis_server.url, namespace=secrets.token_hex(6))
+    client = Client(store_url, namespace=secrets.token_hex(6))
     for _ in range(2):
         async with client:
             with pytest.raises(ConfigError, match="connected already"):
@@ -86,9 +85,9 @@ USES: dict[str, Callable[[Client], Awaitable[Any]]] = {
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize("was_connected", [False, True], ids=["never connected", "closed"])
 async def test_it_is_not_used_unconnected(
-    redis_server: RedisServer, use: Callable[[Client], Awaitable[Any]], *, was_connected: bool
+    store_url: str, use: Callable[[Client], Awaitable[Any]], *, was_connected: bool
 ) -> None:
-    client = Client(redis_server.url, namespace=secrets.token_hex(6))
+    client = Client(store_url, namespace=secrets.token_hex(6))
     if was_connected:
         async with client:
             pass

@@ -7,7 +7,7 @@ import pytest
 
 from aiki import Run, RunCancelled, RunFailed, Status, task, workflow
 from tests.support.app import App
-from tests.support.deaths import MortalChildren, MortalRuns
+from tests.support.deaths import MortalRuns, let_die
 from tests.support.waiting import eventually
 
 DEADLINE = 60.0
@@ -90,8 +90,7 @@ async def test_a_parent_may_die_at_each_of_its_writes(
     """Given a run for each number of writes after which its owner dies."""
     version, expected, children, deaths = STORIES[name]
     mortal = await app.connect()
-    mortal.store.runs = runs = MortalRuns(mortal.store.runs, unheard=unheard)
-    mortal.store.children = MortalChildren(mortal.store.children, runs)
+    runs = let_die(mortal, unheard=unheard)
     handles = [await version.start(app.client) for _ in range(24)]
     for number, handle in enumerate(handles):
         runs.left[handle.id] = number + unheard
@@ -136,7 +135,7 @@ async def test_a_child_may_die_at_its_end_and_its_parent_hears_of_it_once(
             return await super().write(owner, send)
 
     mortal = await app.connect()
-    mortal.store.runs = runs = FirstOwners(mortal.store.runs, unheard=unheard)
+    runs = let_die(mortal, unheard=unheard, kind=FirstOwners)
     await app.serve(parents)
     victim = await app.serve(children, client=mortal)
     handle = await parent.start(app.client)

@@ -186,12 +186,14 @@ async def test_a_payload_of_another_run_is_refused_where_it_is_read(app: App) ->
     for handle in runs:
         await paid.send(handle, "paid")
         await handle.wait_for_completion(TIMEOUT)
-    base, link = f"aiki:{app.namespace}:{{0}}:run:", client.store.link
-    result = await link.send(("HGET", f"{base}{runs[0].id}", "result"))
-    await link.send(("HSET", f"{base}{runs[1].id}", "result", result))
+    (one, link), (other, elsewhere) = [
+        (f"{app.base_of(each.id)}run:{each.id}", app.link_of(each.id)) for each in runs
+    ]
+    result = await link.send(("HGET", one, "result"))
+    await elsewhere.send(("HSET", other, "result", result))
     with pytest.raises(Tampered, match=f"end of run {runs[1].id} is not what was written there"):
         await runs[1].wait_for_completion(TIMEOUT)
-    await link.send(("HSET", f"{base}{runs[0].id}", "result", result[:-1] + b"x"))
+    await link.send(("HSET", one, "result", result[:-1] + b"x"))
     with pytest.raises(Tampered):
         await runs[0].wait_for_completion(0)
     assert (await runs[0].status()).status is Status.COMPLETED
@@ -210,7 +212,7 @@ async def test_two_steps_whose_results_were_exchanged_hold_their_run(app: App) -
     handle = await two_v1.start(client)
     await becomes(handle, Status.AWAITING_EVENT)
     await app.end(worker)
-    key, link = f"aiki:{app.namespace}:{{0}}:run:{handle.id}:journal", client.store.link
+    key, link = f"{app.base_of(handle.id)}run:{handle.id}:journal", app.link_of(handle.id)
     first, second = [step.key for step in await handle.journal()][:2]
     one, other = [
         (await link.send(("HGET", key, each))).partition(b"\n") for each in (first, second)

@@ -216,10 +216,10 @@ async def test_compressed_payloads_are_read_by_everybody(app: App) -> None:
     }
     assert sizes["journal"] > len(text)
     bomb = head_of(COMPRESSED) + zlib.compress(b"0" * (LARGEST + 1))
-    key = f"aiki:{app.namespace}:{{0}}:run:{handle.id}"
-    await client.store.link.send(("HSET", key, "result", bomb))
+    key, link = f"{app.base_of(handle.id)}run:{handle.id}", app.link_of(handle.id)
+    await link.send(("HSET", key, "result", bomb))
     with pytest.raises(DataError, match="more than 4 MiB"):
         await handle.wait_for_completion(0)
-    await client.store.link.send(("HSET", key, "result", head_of(ENCRYPTED, b"k9") + b"x"))
+    await link.send(("HSET", key, "result", head_of(ENCRYPTED, b"k9") + b"x"))
     with pytest.raises(UnknownKey, match="'k9'"):
         await handle.wait_for_completion(0)

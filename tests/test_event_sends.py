@@ -131,7 +131,7 @@ async def test_a_send_that_the_store_refuses_for_good_stalls_its_run(app: App) -
         return "sent"
 
     target = await takes_v1.start(app.client, 1)
-    base, link = app.base_of(target.id), app.client.store.link
+    base, link = app.base_of(target.id), app.link_of(target.id)
     await link.send(("SET", f"{base}run:{target.id}:seen", "damaged"))
     await app.serve(sends)
     handle = await sending.start(app.client, target.id)
@@ -180,9 +180,7 @@ async def test_a_send_to_what_takes_none_is_refused_and_stores_nothing(app: App)
         await number.send(over, 1)
     with pytest.raises(NotFound, match="there is no run '0-unknown'"):
         await number.send(app.client, "0-unknown", 1)
-    link = app.client.store.link
-    assert await link.send(("KEYS", f"*{app.namespace}*:mailbox")) == []
-    assert await link.send(("KEYS", f"*{app.namespace}*:seen")) == []
+    assert await app.keys("*:mailbox") == await app.keys("*:seen") == []
 
 
 @pytest.mark.plain_only("nothing is executed")
@@ -199,7 +197,7 @@ async def test_data_that_does_not_fit_is_refused_where_it_is_sent(app: App) -> N
         await paid.send(handle, Payment(math.inf))
     with pytest.raises(LimitExceeded):
         await event("text", str).send(handle, "x" * (1 << 20))
-    assert await app.client.store.link.send(("KEYS", f"*{app.namespace}*:mailbox")) == []
+    assert await app.keys("*:mailbox") == []
 
 
 @pytest.mark.plain_only("nothing is executed")
@@ -297,8 +295,7 @@ async def test_data_that_does_not_fit_its_wait_stalls_the_run_and_stays(app: App
     reason = (await handle.status()).reason
     assert "What came for event/number#0 does not fit the code" in reason
     assert await handle.journal() == []
-    link = app.client.store.link
-    assert len(await link.send(("KEYS", f"*{app.namespace}*{handle.id}:mailbox"))) == 1
+    assert len(await app.keys(f"*{handle.id}:mailbox")) == 1
     await number.send(handle, 5)  # a stalled run is kept, and so is what is sent to it
     assert await handle.cancel() is Status.CANCELLED
 

@@ -166,7 +166,7 @@ async def test_a_run_that_is_over_is_deleted_with_everything(app: App) -> None:
         await noted.send(handle, None)
     assert [run.id async for run in app.client.runs()] == []
     base = app.base_of(handle.id)
-    link = app.client.store.link
+    link = app.link_of(handle.id)
     kept = await link.send(("KEYS", f"{base}*{handle.id}*"))
     assert kept == [f"{base}run:{handle.id}".encode()]
     assert 7000 < await link.send(("TTL", kept[0])) <= 7200

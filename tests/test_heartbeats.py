@@ -76,7 +76,8 @@ async def test_details_are_stored_while_the_task_is_at_work_and_about_once_a_sec
     version = workflow("works").v("1.0.0", exec=reporting(works.start))
     worker = await app.serve(version)
     sent: list[bytes] = []
-    runs = worker._hosts[0].runs
+    handle = await version.start(app.client)
+    runs = worker._hosts[app.client.partitions.of(handle.id).number].runs
     beat = runs.heartbeat_step
 
     async def counting(owner: Any, key: str, rest: bytes) -> int | bytes:
@@ -84,7 +85,6 @@ async def test_details_are_stored_while_the_task_is_at_work_and_about_once_a_sec
         return await beat(owner, key, rest)
 
     runs.heartbeat_step = counting  # type: ignore[method-assign]
-    handle = await version.start(app.client)
 
     async def has_said() -> int:
         return max([step.heartbeat or 0 for step in await handle.journal()], default=0)
@@ -239,7 +239,7 @@ async def test_a_thread_whose_run_has_another_owner_hears_of_it(app: App) -> Non
         return any(step.heartbeat is not None for step in await handle.journal())
 
     await eventually(has_said)
-    await app.client.store.workers.recover(worker.incarnation, cause="a test")
+    await app.give_up(worker, handle)
     assert await handle.wait_for_completion(60) == "'by the heir'"  # the worker's next life
     await eventually(lambda: "stopped" in app.ledger.lines())
     assert app.ledger.count() == {"begun": 2, "stopped": 1}

@@ -64,7 +64,7 @@ async def test_an_owner_that_was_given_up_changes_nothing_and_says_nothing(
     )
     handle = await site.v1.start(site.app.client)
     await eventually(site.app.ledger.lines)
-    await site.app.client.store.workers.recover(zombie.incarnation, cause="a test")
+    await site.app.give_up(zombie, handle)
     await site.app.serve(site.v1)
     assert await handle.wait_for_completion(60) == 2
     with caplog.at_level(logging.WARNING):
@@ -82,16 +82,16 @@ async def test_a_worker_that_lost_its_lease_drops_its_runs_and_lives_again(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = await site.app.serve(site.v1, heartbeat=0.05)
-    first_life = worker.incarnation
     handle = await site.v1.start(site.app.client)
     await eventually(site.app.ledger.lines)
     with caplog.at_level(logging.WARNING):
-        await site.app.client.store.workers.recover(first_life, cause="a test")
+        first_life = await site.app.give_up(worker, handle)
         assert await handle.wait_for_completion(60) == 2
     assert "lost its lease" in caplog.text
-    assert worker.incarnation != first_life
-    assert [each.incarnation for each in await site.app.client.store.workers.list()] == [
-        worker.incarnation
+    assert first_life not in worker.incarnations
+    store = site.app.client.partitions.of(handle.id)
+    assert [each.incarnation for each in await store.workers.list()] == [
+        worker.incarnations[store.number]
     ]
     site.was_left_before_it_was_begun_again()
 
@@ -101,8 +101,10 @@ async def test_an_older_actor_of_a_run_ends_before_a_newer_one_begins(site: Site
     worker = await site.app.serve(site.v1, heartbeat=20)
     handle = await site.v1.start(site.app.client)
     await eventually(site.app.ledger.lines)
-    snapshot = await site.app.client.store.runs.snapshot(handle.id, timeout=10)
-    await site.app.client.store.runs.release(handle.id, str(snapshot.epoch), worker.incarnation)
+    store = site.app.client.partitions.of(handle.id)
+    snapshot = await store.runs.snapshot(handle.id, timeout=10)
+    life = worker.incarnations[store.number]
+    await store.runs.release(handle.id, str(snapshot.epoch), life)
     assert await handle.wait_for_completion(60) == 2
     site.was_left_before_it_was_begun_again()
     await eventually(lambda: worker.hosted == 0)

@@ -190,7 +190,7 @@ async def test_a_replay_whose_children_are_gone_stalls_with_the_reason(app: App)
     await app.serve(mapping, squares)
     handle = await mapped.start(app.client)
     await becomes(handle, Status.AWAITING_EVENT)
-    base, link = app.base_of(handle.id), app.client.store.link
+    base, link = app.base_of(handle.id), app.link_of(handle.id)
     async for run in app.client.runs(workflow=squares.name):
         await link.send(("DEL", f"{base}run:{run.id}"))
     await go_on.send(handle, None)

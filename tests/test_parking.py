@@ -227,9 +227,10 @@ async def test_a_cancel_that_comes_while_the_run_is_being_parked_is_delivered(si
             await site.work.start(run, "cleanup")
 
     client = await site.app.connect()
-    client.store.runs = runs = SlowPark(client.store.runs)
-    await site.app.serve(wf, client=client, heartbeat=0.05)
     handle = await overtaken.start(site.app.client)
+    store = client.partitions.of(handle.id)
+    store.runs = runs = SlowPark(store.runs)
+    await site.app.serve(wf, client=client, heartbeat=0.05)
     await runs.asked.wait()
     await handle.cancel("enough")
     await eventually(lambda: site.app.told_owner(handle), what="the notice")
@@ -252,9 +253,10 @@ async def test_a_handler_that_ends_while_its_run_is_being_parked_ends_the_run(si
         return "ended"
 
     client = await site.app.connect()
-    client.store.runs = runs = SlowPark(client.store.runs)
-    await site.app.serve(wf, client=client, inline_wait=0.01)
     handle = await ending.start(site.app.client)
+    store = client.partitions.of(handle.id)
+    store.runs = runs = SlowPark(store.runs)
+    await site.app.serve(wf, client=client, inline_wait=0.01)
     await runs.asked.wait()
     let_end.set()
     # Until what it was parked for is due, so that the store answers that it is to stay
@@ -276,10 +278,11 @@ async def test_a_worker_that_stops_while_a_run_is_being_parked_hands_it_back(
         return await site.second_time.start(run, "a")
 
     client = await site.app.connect()
-    client.store.runs = runs = SlowPark(client.store.runs)
+    handle = await waiting.start(site.app.client)
+    store = client.partitions.of(handle.id)
+    store.runs = runs = SlowPark(store.runs)
     worker = site.app.worker(wf, client=client, inline_wait=0.01)
     await worker.start()
-    handle = await waiting.start(site.app.client)
     await runs.asked.wait()
     await eventually(lambda: time.monotonic() - site.begun["a"] > DELAY + 0.05, what="the time")
     with caplog.at_level(logging.WARNING):

@@ -18,7 +18,6 @@ from aiki.states import Status
 from aiki.store.keys import partition_for, partition_of, prefix
 from aiki.store.urls import MOST_PARTITIONS
 from tests.support.app import PARTITIONS, App, becomes
-from tests.support.server import RedisServer
 from tests.support.waiting import eventually
 
 COUNT = 3
@@ -156,9 +155,9 @@ async def test_a_listing_merges_all_partitions_newest_first(app: App) -> None:
 @pytest.mark.plain_only("nothing is executed")
 async def test_an_audit_says_in_which_partition_a_key_is(app: App) -> None:
     handle = (await one_in_each(app))[2]
-    link = app.client.store.link
-    await link.send(("SET", f"{prefix(app.namespace, 1)}strange", "1"))
-    await link.send(("ZREM", f"{app.base_of(handle.id)}index:active/jobs", handle.id))
+    _, second, third = app.client.partitions.all
+    await second.link.send(("SET", f"{prefix(app.namespace, 1)}strange", "1"))
+    await third.link.send(("ZREM", f"{app.base_of(handle.id)}index:active/jobs", handle.id))
     found = {each.what for each in (await app.client.partitions.overview.audit()).left}
     assert found == {"{1}:strange", handle.id}
     mended = await app.client.partitions.overview.audit(mend=True)
@@ -308,31 +307,31 @@ async def test_a_library_worker_takes_quarantined_runs_of_every_partition_one_by
 # How a store comes to have partitions
 
 
-async def made(server: RedisServer, namespace: str, count: int) -> None:
-    async with Client(f"{server.url}?partitions={count}", namespace=namespace):
+async def made(url: str, namespace: str, count: int) -> None:
+    async with Client(f"{url}?partitions={count}", namespace=namespace):
         pass
 
 
 async def test_the_number_is_fixed_when_the_store_is_made(
-    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    store_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await made(redis_server, "fixed", 4)
+    await made(store_url, "fixed", 4)
     for options in ("", "?partitions=4", "?partitions=7", "?partitions=1"):
         caplog.clear()
-        async with Client(redis_server.url + options, namespace="fixed") as client:
+        async with Client(store_url + options, namespace="fixed") as client:
             assert len(client.partitions.all) == 4
             assert {each.store_id for each in client.partitions.all} == {client.partitions.store_id}
         warned = [each.message for each in caplog.records if each.levelno == logging.WARNING]
         assert len(warned) == (options[-1:] in ("7", "1"))
         assert all("was made with 4 partitions and keeps to that" in each for each in warned)
-    await made(redis_server, "whole", 1)
-    async with Client(f"{redis_server.url}?partitions=2", namespace="whole") as client:
+    await made(store_url, "whole", 1)
+    async with Client(f"{store_url}?partitions=2", namespace="whole") as client:
         assert len(client.partitions.all) == 1
 
 
-async def test_many_that_make_a_store_at_once_make_one(redis_server: RedisServer) -> None:
+async def test_many_that_make_a_store_at_once_make_one(store_url: str) -> None:
     clients = [
-        Client(f"{redis_server.url}?partitions={count}", namespace="at once") for count in (2, 3, 4)
+        Client(f"{store_url}?partitions={count}", namespace="at once") for count in (2, 3, 4)
     ]
     await asyncio.gather(*(each.connect() for each in clients))
     assert len({each.partitions.store_id for each in clients}) == 1
@@ -341,30 +340,28 @@ async def test_many_that_make_a_store_at_once_make_one(redis_server: RedisServer
         await each.aclose()
 
 
-async def test_a_store_that_was_half_made_is_made_to_its_end(redis_server: RedisServer) -> None:
-    await made(redis_server, "half", 3)
-    async with Client(redis_server.url, namespace="half") as client:
-        link = client.store.link
-        await link.send(("HDEL", f"{prefix('half', 0)}meta", "complete"))
-        await link.send(("DEL", f"{prefix('half', 2)}meta"))
-    async with Client(redis_server.url, namespace="half") as client:
+async def test_a_store_that_was_half_made_is_made_to_its_end(store_url: str) -> None:
+    await made(store_url, "half", 3)
+    async with Client(store_url, namespace="half") as client:
+        first, _, third = client.partitions.all
+        await first.link.send(("HDEL", f"{prefix('half', 0)}meta", "complete"))
+        await third.link.send(("DEL", f"{prefix('half', 2)}meta"))
+    async with Client(store_url, namespace="half") as client:
         assert client.partitions.all[2].store_id == client.partitions.store_id
 
 
 @pytest.mark.parametrize("lost", [0, 2])
-async def test_a_store_that_has_lost_a_partition_is_refused(
-    redis_server: RedisServer, lost: int
-) -> None:
-    await made(redis_server, "lost", 3)
-    async with Client(redis_server.url, namespace="lost") as client:
-        await client.store.link.send(("DEL", f"{prefix('lost', lost)}meta"))
+async def test_a_store_that_has_lost_a_partition_is_refused(store_url: str, lost: int) -> None:
+    await made(store_url, "lost", 3)
+    async with Client(store_url, namespace="lost") as client:
+        await client.partitions.all[lost].link.send(("DEL", f"{prefix('lost', lost)}meta"))
         starts = await aiki.start_many(client, [job.bind(n) for n in range(3)])
         refused = [isinstance(each, StoreReplaced) for each in starts]
         assert sorted(refused) == [False, False, True], "the others go on"
     told = "partition 2" if lost else "partition 1"  # which is of another store than the new one
     for _ in range(2):
         with pytest.raises(StoreReplaced, match=f"{told} of .* its first partition is of"):
-            await Client(f"{redis_server.url}?partitions=3", namespace="lost").connect()
+            await Client(f"{store_url}?partitions=3", namespace="lost").connect()
 
 
 @pytest.mark.parametrize("count", ["0", "65", "-1", "two", "", "1.5"])

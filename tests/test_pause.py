@@ -123,7 +123,7 @@ async def test_a_run_whose_owner_dies_while_it_is_to_rest_rests(site: Site) -> N
     handle = await version.start(site.app.client)
     await eventually(site.app.ledger.lines, what="the step")
     assert await handle.pause() is Status.RUNNING
-    await site.app.client.store.workers.recover(worker.incarnation, cause="it died", counted=True)
+    await site.app.give_up(worker, handle, counted=True)
     assert (await handle.status()).status is Status.PAUSED
 
 

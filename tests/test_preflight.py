@@ -16,7 +16,6 @@ from aiki.store.connection import Address
 from aiki.store.preflight import ASSUME
 from aiki.store.scripts import SCRIPTS
 from tests.support.peer import OK, Peer, Request
-from tests.support.server import RedisServer
 from tests.support.store import TIMEOUT, Scene
 from tests.support.waiting import eventually
 
@@ -52,11 +51,11 @@ async def configure(scene: Scene) -> AsyncIterator[Configure]:
         await scene.command("CONFIG", "SET", name, value)
 
 
-async def user_url(scene: Scene, server: RedisServer, *rights: str) -> str:
+async def user_url(scene: Scene, *rights: str) -> str:
     """Make a user of the server with these rights, and give the URL by which it connects."""
     name = secrets.token_hex(6)
     await scene.command("ACL", "SETUSER", name, "on", ">secret", "~*", "&*", "+@all", *rights)
-    return server.url.replace("unix://", f"unix://{name}:secret@")
+    return scene.store.address.url.replace("://", f"://{name}:secret@")
 
 
 def info_of(text: bytes) -> Callable[[int, Request], bytes | None]:
@@ -104,39 +103,38 @@ async def test_every_finding_is_told_at_once(
         assert finding in str(caught.value)
 
 
-async def test_a_replica_is_refused(redis_server: RedisServer, scene: Scene) -> None:
+@pytest.mark.one_server("a cluster or a sentinel would have a word in that")
+async def test_a_replica_is_refused(store_url: str, scene: Scene) -> None:
     await scene.command("REPLICAOF", "localhost", "1")
     try:
         with pytest.raises(StoreRefused, match="connect to the primary"):
-            await open_and_close(redis_server.url)
+            await open_and_close(store_url)
     finally:
         await scene.command("REPLICAOF", "NO", "ONE")
 
 
-async def test_a_server_that_evicts_is_refused(
-    redis_server: RedisServer, configure: Configure
-) -> None:
+async def test_a_server_that_evicts_is_refused(store_url: str, configure: Configure) -> None:
     await configure("maxmemory-policy", "allkeys-lru")
     await configure("maxmemory", "1gb")
     with pytest.raises(StoreRefused, match=r"allkeys-lru.*set it to noeviction"):
-        await open_and_close(redis_server.url)
+        await open_and_close(store_url)
     await configure("maxmemory-policy", "noeviction")
-    await open_and_close(redis_server.url)
+    await open_and_close(store_url)
 
 
 async def test_a_server_that_would_evict_once_it_had_a_limit_is_warned_of(
-    redis_server: RedisServer, configure: Configure, caplog: pytest.LogCaptureFixture
+    store_url: str, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     await configure("maxmemory-policy", "volatile-ttl")
     with caplog.at_level(logging.WARNING, "aiki.store"):
-        await open_and_close(redis_server.url)
+        await open_and_close(store_url)
     assert "would evict keys by volatile-ttl" in caplog.text
 
 
 async def test_a_policy_that_is_changed_is_noticed_at_the_next_connection(
-    redis_server: RedisServer, scene: Scene, configure: Configure
+    store_url: str, scene: Scene, configure: Configure
 ) -> None:
-    store = Store(Address(redis_server.url), secrets.token_hex(6))
+    store = Store(Address(store_url), secrets.token_hex(6))
     await store.open()
     await configure("maxmemory-policy", "allkeys-random")
     await configure("maxmemory", "1gb")
@@ -166,9 +164,9 @@ async def test_what_an_acknowledged_write_has_survived_is_said_in_words(
 
 
 async def test_where_eviction_cannot_be_verified_the_server_is_refused_unless_told_to_assume(
-    redis_server: RedisServer, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = await user_url(scene, redis_server, "-info")
+    url = await user_url(scene, "-info")
     monkeypatch.delenv(ASSUME, raising=False)
     with pytest.raises(StoreRefused, match=f"cannot be verified.*{ASSUME}=1"):
         await open_and_close(url)
@@ -188,17 +186,17 @@ async def test_where_eviction_cannot_be_verified_the_server_is_refused_unless_to
     ],
 )
 async def test_a_user_who_may_not_do_all_that_the_scripts_do_is_refused_before_one_stops_half_way(
-    redis_server: RedisServer, scene: Scene, rights: list[str], word: str
+    scene: Scene, rights: list[str], word: str
 ) -> None:
-    url = await user_url(scene, redis_server, *rights)
+    url = await user_url(scene, *rights)
     with pytest.raises(StoreRefused, match=f"(?i)refuses what the scripts need .*{word}"):
         await open_and_close(url)
 
 
 async def test_bad_settings_and_missing_rights_are_told_together(
-    redis_server: RedisServer, scene: Scene, configure: Configure
+    scene: Scene, configure: Configure
 ) -> None:
-    url = await user_url(scene, redis_server, "-zadd", "-xdel")
+    url = await user_url(scene, "-zadd", "-xdel")
     await configure("maxmemory-policy", "allkeys-lru")
     await configure("maxmemory", "1gb")
     with pytest.raises(StoreRefused) as caught:
@@ -207,10 +205,8 @@ async def test_bad_settings_and_missing_rights_are_told_together(
         assert word in str(caught.value)
 
 
-async def test_a_user_who_may_not_listen_is_told_so(
-    redis_server: RedisServer, scene: Scene
-) -> None:
-    store = Store(Address(await user_url(scene, redis_server, "-subscribe")), secrets.token_hex(6))
+async def test_a_user_who_may_not_listen_is_told_so(scene: Scene) -> None:
+    store = Store(Address(await user_url(scene, "-subscribe")), secrets.token_hex(6))
     await store.open()
     async with asyncio.timeout(TIMEOUT):
         with pytest.raises(StoreRefused, match="subscribe"):
@@ -226,8 +222,8 @@ async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None
         await open_and_close(f"unix://{tmp_path / 'nowhere'}")
 
 
-async def test_a_wrong_password_is_told_and_not_repeated(redis_server: RedisServer) -> None:
-    url = redis_server.url.replace("unix://", "unix://default:guessed@")
+async def test_a_wrong_password_is_told_and_not_repeated(store_url: str) -> None:
+    url = store_url.replace("://", "://default:guessed@")
     store = Store(Address(url.replace("default", "nobody")), "x")
     with pytest.raises(AikiError) as caught:
         await store.open()

@@ -94,7 +94,7 @@ async def test_a_run_that_is_parked_is_woken_to_answer_and_parks_again(app: App)
     await go_on.send(handle, None)
     assert await handle.wait_for_completion(TIMEOUT) == 1
     base = f"{app.base_of(handle.id)}run:{handle.id}"
-    link = app.client.store.link
+    link = app.link_of(handle.id)
     assert await link.send(("HGET", base, "unread")) in (b"0", None)
     assert not await link.send(("EXISTS", f"{base}:mailbox"))
 
@@ -114,7 +114,7 @@ async def test_a_query_waits_for_a_worker_and_says_what_it_waited_for_when_none_
 async def test_a_run_that_is_over_or_held_is_not_asked(app: App) -> None:
     wf, version, told = working()
     held = await version.start(app.client, [])
-    link, base = app.client.store.link, f"{app.base_of(held.id)}run:{held.id}"
+    link, base = app.link_of(held.id), f"{app.base_of(held.id)}run:{held.id}"
     await link.send(("HSET", base, "input", "{"))
     await app.serve(wf)
     handle = await version.start(app.client, [])
@@ -133,7 +133,7 @@ async def test_whoever_asks_hears_that_the_run_has_ended_meanwhile(app: App) -> 
     wf, version, told = working()
     handle = await version.start(app.client, [])
     asking = asyncio.create_task(told.ask(handle))
-    link, base = app.client.store.link, f"{app.base_of(handle.id)}run:{handle.id}"
+    link, base = app.link_of(handle.id), f"{app.base_of(handle.id)}run:{handle.id}"
 
     async with asyncio.timeout(TIMEOUT):
         while not await link.send(("EXISTS", f"{base}:mailbox")):

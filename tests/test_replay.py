@@ -46,7 +46,8 @@ async def test_always_suspended_a_run_has_a_life_for_each_step_and_one_for_its_e
     assert await handle.wait_for_completion(60) == "ABC"
     lives = 4 if mode == "suspend" else 1
     assert begun == [handle.id] * lives
-    assert (await app.client.store.runs.snapshot(handle.id, timeout=10)).epoch == lives
+    runs = app.client.partitions.of(handle.id).runs
+    assert (await runs.snapshot(handle.id, timeout=10)).epoch == lives
 
 
 async def test_a_branch_that_was_made_asks_for_its_step_before_the_handlers_next_one(

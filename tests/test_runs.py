@@ -23,6 +23,7 @@ from aiki import (
 from aiki.client import Client
 from aiki.completion import Completions
 from aiki.store.connection import Address, Wire
+from aiki.store.keys import prefix
 from tests.support.app import App, becomes, outcomes
 from tests.support.waiting import eventually
 
@@ -192,7 +193,7 @@ async def test_a_wait_survives_the_loss_of_its_connections(app: App) -> None:
     result = asyncio.create_task(handle.wait_for_completion(60))
     await eventually(lambda: watchers(waiting, handle.id), what="the watch")
 
-    inbox = waiting.store.inbox
+    store = waiting.partitions.of(handle.id)
     refused = 0
     open_again = asyncio.Event()
 
@@ -201,11 +202,11 @@ async def test_a_wait_survives_the_loss_of_its_connections(app: App) -> None:
         if not open_again.is_set():
             refused += 1
             raise StoreUnavailable("the network is away")
-        return await Address.open(waiting.store.address, *told)
+        return await Address.open(store.address, *told)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(inbox._address, "open", opened)
-        await app.client.store.link.send(("CLIENT", "KILL", "TYPE", "pubsub"))
+        patched.setattr(store.inbox._address, "open", opened)
+        await app.link_of(handle.id).send(("CLIENT", "KILL", "TYPE", "pubsub"))
         await eventually(lambda: refused, what="the loss of the connection")
         await app.serve(doubling, client=await app.connect())
         await becomes(handle, Status.COMPLETED)
@@ -222,8 +223,8 @@ async def test_a_wait_survives_that_its_message_is_lost(
     handle = await doubling_v1.start(waiting, 1)
     result = asyncio.create_task(handle.wait_for_completion(60))
     await eventually(lambda: watchers(waiting, handle.id), what="the watch")
-    key = f"aiki:{waiting.store.namespace}:{{0}}:run:{handle.id}"
-    await app.client.store.link.send(("HDEL", key, "watchers"))
+    key = f"{app.base_of(handle.id)}run:{handle.id}"
+    await app.link_of(handle.id).send(("HDEL", key, "watchers"))
     await app.serve(doubling)
     assert await result == 2
 
@@ -335,5 +336,6 @@ async def test_cancelling_a_run_that_is_over_changes_nothing(app: App) -> None:
 
 
 async def watchers(client: Client, run_id: str) -> bool:
-    key = f"aiki:{client.store.namespace}:{{0}}:run:{run_id}"
-    return bool(await client.store.link.send(("HGET", key, "watchers")))
+    store = client.partitions.of(run_id)
+    key = f"{prefix(store.namespace, store.number)}run:{run_id}"
+    return bool(await store.link.send(("HGET", key, "watchers")))

@@ -200,7 +200,7 @@ async def changed_to(handle: Handle[Any], moment: datetime) -> bool:
 
 async def fall_due(app: App, handle: Any) -> None:
     """Have the run called by its timer, which is not its time."""
-    base, link = app.base_of(handle.id), app.client.store.link
+    base, link = app.base_of(handle.id), app.link_of(handle.id)
     assert await link.send(("ZADD", f"{base}timers", "XX", "CH", "1", handle.id)) == 1
     await app.client.partitions.of(handle.id).timers.fire()
 

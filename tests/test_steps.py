@@ -10,7 +10,7 @@ import pytest
 
 from aiki import Run, current_step, fixed, task, workflow
 from tests.support.app import App, outcomes
-from tests.support.deaths import MortalRuns
+from tests.support.deaths import let_die
 from tests.support.waiting import eventually
 
 request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
@@ -90,7 +90,7 @@ async def test_the_key_of_a_step_is_the_same_in_each_attempt_and_in_each_life(ap
         return await charge.start(run, 5) + await charge.start(run, 5)
 
     mortal = await app.connect()
-    mortal.store.runs = runs = MortalRuns(mortal.store.runs)
+    runs = let_die(mortal)
     handle = await paying.start(app.client)
     runs.left[handle.id] = 1  # the first attempt is recorded, the second is not
     victim = await app.serve(wf, client=mortal)

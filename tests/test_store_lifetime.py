@@ -16,7 +16,6 @@ from aiki.store.runs import NewRun
 from aiki.store.timers import BATCH
 from aiki.store.workers import AboutWorker
 from tests.support.audit import audit
-from tests.support.server import RedisServer
 from tests.support.store import LEASE, STREAM, TIMEOUT, WORKFLOW, Scene
 
 ABOUT = AboutWorker("a label", "a host", 1, 1.0)
@@ -226,9 +225,8 @@ async def test_runs_are_listed_by_status_and_newest_first(scene: Scene) -> None:
 # The store itself
 
 
-async def test_a_store_that_was_flushed_is_known_for_another_one(redis_server: RedisServer) -> None:
-    # In a database of its own: what is flushed here is nobody else's.
-    store = Store(Address(f"{redis_server.url}?db=5"), secrets.token_hex(6))
+async def test_a_store_that_was_flushed_is_known_for_another_one(store_url: str) -> None:
+    store = Store(Address(store_url), secrets.token_hex(6))
     await store.open()
     scene = Scene(store)
     worker = await scene.register()
@@ -255,9 +253,9 @@ async def test_a_store_that_was_flushed_is_known_for_another_one(redis_server: R
 
 
 async def test_two_that_open_a_new_store_at_once_agree_on_its_identity(
-    redis_server: RedisServer,
+    store_url: str,
 ) -> None:
-    stores = [Store(Address(redis_server.url), namespace) for namespace in 5 * ["shared"]]
+    stores = [Store(Address(store_url), namespace) for namespace in 5 * ["shared"]]
     await asyncio.gather(*(store.open() for store in stores))
     assert len({store.store_id for store in stores}) == 1
     for store in stores:
@@ -273,9 +271,9 @@ async def test_data_of_another_schema_is_refused(scene: Scene) -> None:
 
 
 async def test_a_full_store_admits_nothing_and_lets_everything_drain(
-    redis_server: RedisServer,
+    store_url: str,
 ) -> None:
-    store = Store(Address(redis_server.url), secrets.token_hex(6))
+    store = Store(Address(store_url), secrets.token_hex(6))
     await store.open()
     scene = Scene(store)
     parked, waiting = await scene.parked(), await scene.start_run()
@@ -285,7 +283,7 @@ async def test_a_full_store_admits_nothing_and_lets_everything_drain(
         with pytest.raises(StoreRefused, match="OOM"):
             await scene.start_run(key="refused")
         # A worker that comes now, from its connection on, must be able to help.
-        newcomer = Store(Address(redis_server.url), store.namespace)
+        newcomer = Store(Address(store_url), store.namespace)
         await newcomer.open()
         helper = Scene(newcomer)
         await helper.store.timers.fire()

@@ -115,7 +115,7 @@ async def test_tasks_of_both_kinds_publish_and_all_of_it_is_there_before_their_r
     @task
     async def so_far(run_id: str) -> int:
         key = f"{app.base_of(run_id)}run:{run_id}:stream:words"
-        return int(await app.client.store.link.send(("XLEN", key)))
+        return int(await app.link_of(run_id).send(("XLEN", key)))
 
     wf = workflow("both-kinds")
 
@@ -190,7 +190,7 @@ async def test_a_reader_of_a_run_that_is_cancelled_before_it_was_claimed_hears_t
     handle = await never_begun.start(app.client)
     reading = asyncio.create_task(read(handle, words))
     channel = f"{app.base_of(handle.id)}look:{handle.id}"
-    link = app.client.store.link
+    link = app.link_of(handle.id)
 
     async def is_read() -> bool:
         return bool((await link.send(("PUBSUB", "NUMSUB", channel)))[1])

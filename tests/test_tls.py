@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.connection import SSLConnection
 
 import aiki
 from aiki import Run, StoreUnavailable, workflow
 from aiki.client import Client
+from aiki.store import certificates
 from aiki.store.rights import sentinel_line
 from tests.support.app import TIMEOUT
 from tests.support.replicated import SERVICE
-from tests.support.tls import Authority, SecureSentinel, SecureServer
+from tests.support.tls import Authority, SecureCluster, SecureSentinel, SecureServer
 from tests.support.waiting import eventually
 
 greetings = workflow("greetings")
@@ -167,6 +171,52 @@ async def test_sentinels_are_asked_by_tls_and_their_password_may_stand_in_a_file
         sentinel.stop()
 
 
+ENDPOINTS = (
+    ("ip", "localhost"),
+    ("hostname", "localhost"),
+    ("hostname", ""),
+    ("unknown-endpoint", ""),
+)
+
+
+async def test_nodes_of_a_cluster_are_found_and_followed_by_tls(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """Given a slot that moves to another node under a client and a worker, however nodes are told.
+
+    As addresses, as names, as names that there are not (then by address), or not at all: then they
+    are ports of the one that was asked.
+    """
+    certificate = authority.certify("node", ["localhost"], ["127.0.0.1"])
+    nodes = SecureCluster(tmp_path / "cluster", authority, certificate)
+    url = f"{nodes.url}&partitions=3"
+    try:
+        nodes.start()
+        async with Client(url, start_timeout=TIMEOUT) as client:
+            worker = aiki.worker(client)
+            worker.workflow_registry.add(greetings)
+            async with worker:
+                for kind, name in ENDPOINTS:
+                    for each in nodes.servers.values():
+                        each.ask("CONFIG", "SET", "cluster-announce-hostname", name)
+                        each.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", kind)
+                    await eventually(partial(connects, url), what=kind)
+                    source, target = nodes.holder(), nodes.others()[0]
+                    moved = source.errors("MOVED")
+                    nodes.begin_move(source, target)
+                    await asyncio.to_thread(nodes.move_keys, source, target)
+                    nodes.end_move(source, target)
+                    calls = [greeting_v1.bind(f"{kind} {name} {n}") for n in range(12)]
+                    handles = await aiki.start_many(client, calls)
+                    for call, handle in zip(calls, handles, strict=True):
+                        assert isinstance(handle, aiki.Handle), call
+                        assert await handle.wait_for_completion(TIMEOUT)
+                    assert source.errors("MOVED") > moved
+                    assert str(target.port_for_nodes) in client.store.address.whereabouts
+    finally:
+        nodes.stop()
+
+
 async def comes_to_be_told(url: str, words: str) -> None:
     """Ask sentinels until one answers in time, which a busy machine may not let it do."""
 
@@ -186,7 +236,23 @@ async def connects(url: str) -> bool:
     return True
 
 
-async def test_certificates_are_read_anew_for_each_connection(
+def test_what_is_trusted_is_read_once_until_a_file_changes(authority: Authority) -> None:
+    """Given connections with the same options, which each would read what the system trusts."""
+
+    def context() -> object:
+        connection = SSLConnection(ssl_ca_certs=str(authority.file))
+        certificates.share(connection)
+        return cast("Any", connection.ssl_context).get()
+
+    first = context()
+    assert context() is first
+    authority.file.write_bytes(authority.file.read_bytes() + b"\n")
+    second = context()
+    assert second is not first
+    assert context() is second
+
+
+async def test_certificates_may_be_renewed_while_connections_come_and_go(
     secure: Secure, authority: Authority, tmp_path: Path
 ) -> None:
     """Given a server that comes back with one of another authority, nobody starts anew."""

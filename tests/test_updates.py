@@ -118,7 +118,7 @@ async def test_an_update_that_is_refused_leaves_no_trace_and_may_come_again(app:
     assert await again.ask(handle, "pot") == 2
     assert [task for task, _ in await outcomes(handle)].count("update") == 2
     base = f"{app.base_of(handle.id)}run:{handle.id}"
-    assert not await app.client.store.link.send(("EXISTS", f"{base}:mailbox"))
+    assert not await app.link_of(handle.id).send(("EXISTS", f"{base}:mailbox"))
 
 
 async def test_the_answer_is_there_for_whoever_asks_again_also_when_the_run_is_over(

@@ -11,12 +11,13 @@ from typing import Any, cast
 import hiredis
 import redis
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection, Connection
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from aiki.errors import ConfigError, StoreUnavailable
+from aiki.store import certificates
 from aiki.store.finding import Finder, Sentinels, Slots
 from aiki.store.keys import prefix
 from aiki.store.login import PasswordFile, drop, explained
@@ -269,6 +270,8 @@ async def _try_out(connection: AbstractConnection) -> None:
 
 def _connection(pool: ConnectionPool, place: Place | None) -> AbstractConnection:
     connection: AbstractConnection = pool.make_connection()
+    if isinstance(connection, SSLConnection):
+        certificates.share(connection)
     if place is not None:
         assert isinstance(connection, Connection)  # noqa: S101 - a socket is the only server
         connection.host, connection.port = place

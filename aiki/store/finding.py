@@ -20,6 +20,7 @@ from aiki.store.urls import Place, Target, said
 
 ASK_TIMEOUT = 1.5  # seconds for all that are asked together
 MOST_ASKED = 7
+_NOWHERE = ("", "?")  # what stands for the host of a node that has no name, or is to tell none
 
 Connect: TypeAlias = Callable[[Place], AbstractConnection]
 Answer: TypeAlias = tuple[int, Place]  # epoch, primary
@@ -74,7 +75,7 @@ class Slots:
         parts = error.split(" ")
         if len(parts) == len(("MOVED", "slot", "place")) and parts[0] == "MOVED":
             host, _, port = parts[2].rpartition(":")
-            if host and port.isdecimal():
+            if host not in _NOWHERE and port.isdecimal():
                 self._moved_to = host, int(port)
 
     async def find(self) -> Place:
@@ -96,7 +97,7 @@ class Slots:
         primary: Place | None = None
         known: list[Place] = []
         for first, last, *servers in slots:
-            places = [(server[0].decode() or node[0], int(server[1])) for server in servers]
+            places = [(_host(server, node), int(server[1])) for server in servers]
             known += places
             if first <= self._slot <= last:
                 primary = places[0]
@@ -104,6 +105,18 @@ class Slots:
             raise StoreUnavailable(f"{said(node)}: nobody serves slot {self._slot}")
         self._known = tuple(dict.fromkeys((primary, *known)))
         return int(facts.get("cluster_current_epoch", 0)), primary
+
+
+def _host(server: Sequence[Any], asked: Place) -> str:
+    """Give the host of a node that another one tells of, who may not know one to tell."""
+    name = (server[0] or b"").decode()
+    if name not in _NOWHERE:
+        return name
+    # Where names are to be told and it has none, its address stands beside. A node that is told
+    # to name no endpoint at all is at another port of whoever was asked.
+    beside = list(server[3]) if len(server) > len(("host", "port", "id")) and name else []
+    known = dict(zip(beside[::2], beside[1::2], strict=True))
+    return known.get(b"ip", b"").decode() or asked[0]
 
 
 def _believed(told: Sequence[Answer | Exception], otherwise: str) -> Place:

@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +17,11 @@ from aiki.client import Client
 from aiki.envelope import PayloadCodec
 from aiki.handle import Handle
 from aiki.states import Status
+from aiki.store.batch import Link
 from aiki.store.keys import prefix
 from aiki.worker import SUSPEND_ALWAYS, RedisStreams, Worker
 from aiki.workflow import Workflow, WorkflowVersion
 from tests.support.ledger import Ledger
-from tests.support.server import RedisServer
 from tests.support.waiting import eventually
 
 R = TypeVar("R")
@@ -83,13 +84,30 @@ class App:
 
     async def told_owner(self, handle: Handle[Any]) -> bool:
         """Tell whether the owner of a run has heard of its cancel, and confirmed it."""
-        base, link = self.base_of(handle.id), self.client.store.link
+        base, link = self.base_of(handle.id), self.link_of(handle.id)
         owner = (await link.send(("HGET", f"{base}run:{handle.id}", "owner"))).decode()
         return not await link.send(("EXISTS", f"{base}worker:{owner}:notices"))
+
+    def link_of(self, run_id: str) -> Link:
+        """Give the connection to where the keys of a run are."""
+        return self.client.partitions.of(run_id).link
 
     def base_of(self, run_id: str) -> str:
         """Give what the keys of a run begin with."""
         return prefix(self.namespace, self.client.partitions.of(run_id).number)
+
+    async def give_up(self, worker: Worker, handle: Handle[Any], **how: Any) -> str:
+        """Recover a worker as one that has died, where a run is; give what it was called there."""
+        store = self.client.partitions.of(handle.id)
+        life = worker.incarnations[store.number]
+        await store.workers.recover(life, cause="a test", **how)
+        return life
+
+    async def keys(self, pattern: str) -> list[bytes]:
+        """Name the keys of all partitions that match a pattern behind the namespace."""
+        asked = ("KEYS", f"aiki:{self.namespace}:{pattern}")
+        found = [await each.link.send(asked) for each in self.client.partitions.all]
+        return sorted(set(chain(*found)))  # several partitions may be on one server
 
     async def end(self, worker: Worker) -> None:
         """End a worker at once: what it executes is given back and goes unrecorded."""
@@ -144,14 +162,14 @@ def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 async def app(
-    redis_server: RedisServer,
+    store_url: str,
     tmp_path: Path,
     mode: str,  # noqa: ARG001 - workers find it in the environment
 ) -> AsyncIterator[App]:
     """Make an application on a namespace that nobody else uses."""
     asyncio.get_running_loop().set_task_factory(make_task)  # as the supervisor's workers do
     partitions = os.environ.get(PARTITIONS)
-    url = redis_server.url + (f"?partitions={partitions}" if partitions else "")
+    url = store_url + (f"?partitions={partitions}" if partitions else "")
     app = App(url, secrets.token_hex(6), tmp_path)
     try:
         await app.open()

@@ -1,4 +1,4 @@
-"""A cluster of three primaries, each with a replica: real servers, of the tests' own."""
+"""A cluster of three primaries, with replicas: real servers, of the tests' own."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ SLOT = slot_of(0)
 
 
 class Cluster:
-    """Six servers."""
+    """Three primaries, each with one replica or none."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, replicas: int = PRIMARIES) -> None:
         directory.mkdir(exist_ok=True)
         options = (
             *options,
@@ -37,10 +37,14 @@ class Cluster:
             "--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0",
         )  # fmt: skip
         # The bus of the cluster listens 10000 above.
-        ports = [port for port in free_ports(40) if port < 55000][: 2 * PRIMARIES]
-        self.servers = {port: Server(directory / str(port), port, *options) for port in ports}
+        ports = [port for port in free_ports(40) if port < 55000][: PRIMARIES + replicas]
+        self.servers = {port: self.make(directory / str(port), port, *options) for port in ports}
         seeds = ",".join(f"127.0.0.1:{port}" for port in ports[:PRIMARIES])
         self.url = f"redis+cluster://{seeds}"
+
+    def make(self, directory: Path, port: int, *options: str) -> Server:
+        """Make a server; it is started later."""
+        return Server(directory, port, *options)
 
     def start(self) -> None:
         """Start all of them, and wait until each knows what the others serve."""
@@ -56,7 +60,7 @@ class Cluster:
                 ask(port, "CLUSTER", "MEET", "127.0.0.1", str(primaries[0]))
         for port in self.servers:
             until(partial(self._knows, port, len(self.servers)))
-        for primary, replica in zip(primaries, replicas, strict=True):
+        for primary, replica in zip(primaries, replicas, strict=False):
             until(partial(ask, replica, "CLUSTER", "REPLICATE", self.name(primary)))
         for port in replicas:
             until(self.servers[port].follows)
@@ -97,7 +101,7 @@ class Cluster:
         moved = 0
         while keys := ask(source.port, "CLUSTER", "GETKEYSINSLOT", slot, "10"):
             names = [key.decode() for key in keys]
-            place = ("127.0.0.1", str(target.port))
+            place = ("127.0.0.1", str(target.port_for_nodes))
             ask(source.port, "MIGRATE", *place, "", "0", "5000", "KEYS", *names)
             moved += len(names)
         return moved
@@ -112,6 +116,11 @@ class Cluster:
         for each in (target, source, *self.others(slot=slot)):
             ask(each.port, "CLUSTER", "SETSLOT", slot, "NODE", self.name(target.port))
 
+    def empty(self) -> None:
+        """Forget all data, and none of the scripts."""
+        for server in self.servers.values():
+            server.empty()
+
     def stop(self) -> None:
         """End all of them."""
         for server in self.servers.values():
@@ -124,13 +133,13 @@ class Cluster:
     def _is_ok(self, port: int) -> bool:
         nodes = ask(port, "CLUSTER", "NODES").decode()
         state = ask(port, "CLUSTER", "INFO").decode()
-        return "cluster_state:ok" in state and nodes.count("slave") == PRIMARIES
+        return "cluster_state:ok" in state and nodes.count("slave") == len(self.servers) - PRIMARIES
 
 
 @contextmanager
-def cluster(directory: Path, *options: str) -> Generator[Cluster]:
+def cluster(directory: Path, *options: str, replicas: int = PRIMARIES) -> Generator[Cluster]:
     """Run a cluster, whose servers have these options."""
-    found = Cluster(directory, *options)
+    found = Cluster(directory, *options, replicas=replicas)
     try:
         found.start()
         yield found

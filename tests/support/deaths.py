@@ -1,9 +1,12 @@
 """Owners of runs that die in the middle of their work, as the store sees it."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from aiki.client import Client
 from aiki.records import NextAttempt, Ownership, StreamNote
 from aiki.states import Status
 from aiki.store.children import Children, NewChild
@@ -20,7 +23,9 @@ class MortalRuns(Runs):
     With `unheard`, the last write is done and its reply is lost. Runs without a number go on.
     """
 
-    def __init__(self, runs: Runs, *, unheard: bool = False) -> None:
+    def __init__(
+        self, runs: Runs, *, unheard: bool = False, like: MortalRuns | None = None
+    ) -> None:
         vars(self).update(vars(runs))
         self._unheard = unheard
         self.left: dict[str, int] = {}
@@ -28,6 +33,9 @@ class MortalRuns(Runs):
         self.dead: set[str] = set()
         self.over: set[str] = set()
         self._silent: list[asyncio.Future[None]] = []
+        if like is not None:  # of another partition of the same store
+            self.left, self.written, self.dead = like.left, like.written, like.dead
+            self.over, self._silent = like.over, like._silent
 
     def forget(self) -> None:
         """Let those end who wait for a reply that never comes."""
@@ -217,3 +225,17 @@ class MortalChildren(Children):
             owner,
             lambda: consume(owner, key, written, rest, child_id, number=number, room=room),
         )
+
+
+def let_die(
+    client: Client, *, unheard: bool = False, kind: type[MortalRuns] = MortalRuns
+) -> MortalRuns:
+    """Let the owners of runs die that have this client, by what is said to the result."""
+    runs: MortalRuns | None = None
+    for store in client.partitions.all:
+        store.runs = runs = kind(store.runs, unheard=unheard, like=runs)
+        store.streams = MortalStreams(store.streams, runs)
+        store.control = MortalControl(store.control, runs)
+        store.children = MortalChildren(store.children, runs)
+    assert runs is not None
+    return runs

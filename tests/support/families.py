@@ -41,7 +41,7 @@ async def returns_much(_run: Run, size: int) -> str:
 async def read(app: App, run_id: str, field: str) -> bytes | None:
     """Read a field of a run's record."""
     key = f"{app.base_of(run_id)}run:{run_id}"
-    found: bytes | None = await app.client.store.link.send(("HGET", key, field))
+    found: bytes | None = await app.link_of(run_id).send(("HGET", key, field))
     return found
 
 

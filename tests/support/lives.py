@@ -4,11 +4,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytest
-
 from aiki.handle import Handle
 from tests.support.app import App, Definition
-from tests.support.deaths import MortalChildren, MortalControl, MortalRuns, MortalStreams
+from tests.support.deaths import MortalRuns, let_die
 from tests.support.programs import WITNESS
 from tests.support.waiting import eventually
 
@@ -28,12 +26,7 @@ async def one_life(
     its reply is lost.
     """
     client = await app.connect()
-    if len(client.partitions.all) > 1:
-        pytest.skip("what ends an owner stands in the way of one partition alone")
-    client.store.runs = runs = MortalRuns(client.store.runs, unheard=unheard)
-    client.store.streams = MortalStreams(client.store.streams, runs)
-    client.store.control = MortalControl(client.store.control, runs)
-    client.store.children = MortalChildren(client.store.children, runs)
+    runs = let_die(client, unheard=unheard)
     runs.left.update(writes)
     worker = await app.serve(*definitions, client=client)
     try:

