@@ -1,15 +1,15 @@
 """Whether the kernel killed a worker for want of memory, which its signal alone does not tell.
 
 For each control group, Linux counts the processes that it has killed so. A worker that ended by
-SIGKILL while that count grew was one of them, unless it is another worker's death that was counted,
-or something else of the group was killed and somebody sent the worker a signal, all within some
-seconds. Where there is no such count, nothing is claimed.
+SIGKILL while that count grew was one of them, unless another worker was, or something else of the
+group, and somebody sent the worker a signal, all within some seconds. Where there is no such count,
+nothing is claimed.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,42 +19,50 @@ _COUNT = "oom_kill "
 # with a look that was before the last one, and two looks are so many seconds apart.
 _APART = 1.0
 
-_told: Counter[Path] = Counter()
-"""Of each count, how much has explained an end."""
-
 
 class Shortage:
-    """The count of the control group that a process was born in (supervisor process)."""
+    """The count of one control group, or none (supervisor process)."""
 
-    def __init__(self, pid: int) -> None:
-        self._file: Path | None = None
-        with suppress(OSError):  # not Linux, or the process is gone
-            self._file = counter(Path(f"/proc/{pid}/cgroup").read_text())
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._explained = 0
         self._looked = time.monotonic()
         self._last = self._before = self._unexplained()
 
     def look(self) -> None:
-        """Note the count as it is while the process lives."""
+        """Note what has been counted by now, and explains none of the ends so far."""
         now = time.monotonic()
         if now - self._looked >= _APART:
             self._looked = now
             self._before, self._last = self._last, self._unexplained()
 
-    def explains(self) -> bool:
-        """Tell whether it is this process that was counted within the last seconds; ask once."""
-        if self._file is None or self._unexplained() <= self._before:
+    def explains_one(self) -> bool:
+        """Tell whether a process was counted within the last seconds, and take it as explained."""
+        left = self._unexplained() - 1
+        if left < self._before:
             return False
-        _told[self._file] += 1
+        self._explained += 1
+        # A look may have come between the count and the end.
+        self._before, self._last = min(self._before, left), min(self._last, left)
         return True
 
     def _unexplained(self) -> int:
-        if self._file is None:
-            return 0
         with suppress(OSError):
-            for line in self._file.read_text().splitlines():
+            for line in self._file.read_text().splitlines() if self._file else ():
                 if line.startswith(_COUNT):
-                    return int(line.removeprefix(_COUNT)) - _told[self._file]
+                    return int(line.removeprefix(_COUNT)) - self._explained
         return 0
+
+
+def shortage_of(pid: int) -> Shortage:
+    """Give the count that a process would be in; all processes of a group share it."""
+    try:
+        return _shortage(counter(Path(f"/proc/{pid}/cgroup").read_text()))
+    except OSError:  # not Linux, or the process is gone
+        return _shortage(None)
+
+
+_shortage = functools.cache(Shortage)
 
 
 def counter(groups: str, root: Path = _ROOT) -> Path | None:

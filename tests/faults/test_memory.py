@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aiki.supervisor.shortage import counter
+from aiki.supervisor.shortage import Shortage, counter
 from tests.faults.cgroup import group_of
 from tests.faults.site import has_ended, kill, site_at
 from tests.faults.test_deaths import LEASE, poisoned
@@ -29,18 +29,18 @@ async def test_a_worker_that_the_kernel_kills_costs_one_step_and_is_said_to_have
                 beside = await site.start_many(8, "beside", charge="gate:well")
                 for handle in beside:
                     await site.under_way(handle, "charge")
-                hungry = await site.start("hungry", charge="eat:well")
-                (victim,) = await site.under_way(hungry, "charge")
+                site.traps.set("gorge")
+                hungry = await site.start("hungry", charge="gorge:never")
+                (victim, *_) = await site.under_way(hungry, "charge")
                 await found.says(rf"pid {victim}\) was killed by the kernel for want of memory; it")
                 assert group.kills() == 1
                 site.open("well")
-                (story,) = await site.complete([hungry])
-                assert story.starts["charge"] == 2
-                assert story.ends.total() == 5
-                stories = await site.complete(beside)
-                moved = sum(story.starts["charge"] == 2 for story in stories)
-                assert moved > 0
-                assert all(story.starts.total() in (5, 6) for story in stories)
+                for handle in (hungry, *beside):
+                    begun = await site.under_way(handle, "charge")
+                    (story,) = await site.complete([handle])
+                    assert story.ends.total() == 5
+                    assert story.starts["charge"] == (2 if begun[0] == victim else 1)
+                    assert story.starts.total() - story.starts["charge"] == 4
                 # A signal of somebody's is told from that.
                 (killed, _) = await found.has_workers(2)
                 kill(killed.pid)
@@ -83,3 +83,32 @@ def test_the_count_is_found_in_both_versions_of_control_groups(tmp_path: Path) -
     assert counter(second.format("docker/1f"), tmp_path) == tmp_path / "memory.events"
     assert counter(first.format("shop"), tmp_path / "nothing") is None
     assert counter("", tmp_path) is None
+
+
+def test_each_count_explains_one_end_and_no_old_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("aiki.supervisor.shortage.time.monotonic", lambda: now)
+    file = tmp_path / "memory.events"
+
+    def counted(kills: int) -> None:
+        file.write_text(f"oom 9\noom_kill {kills}\noom_group_kill 0\n")
+
+    counted(3)
+    shortage = Shortage(file)
+    assert not shortage.explains_one()
+    counted(4)
+    now += 1.0
+    shortage.look()  # between the count and the end
+    assert shortage.explains_one()
+    assert not shortage.explains_one(), "the end of another one, which somebody has killed"
+    counted(5)
+    assert shortage.explains_one(), "the end of another one"
+    counted(6)  # not a worker
+    for _ in range(2):
+        now += 1.0
+        shortage.look()
+    assert not shortage.explains_one()
+    assert not Shortage(None).explains_one()
+    assert not Shortage(tmp_path / "gone").explains_one()

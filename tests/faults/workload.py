@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from aiki import Run, current_step, event, fixed, task, workflow
 from tests.faults.ledger import note, place
-from tests.faults.traps import die, lay
+from tests.faults.traps import die, is_caught, lay
 
 # How often a step looks at its gate: rarely enough to count for nothing.
 POLL = 0.02
@@ -80,6 +80,7 @@ BEHAVIOURS: dict[str, Callable[[str], object]] = {
     "wait": _wait,
     "spin": _spin,
     "eat": _eat,
+    "gorge": lambda gate: is_caught("gorge") and _eat(gate),
     "fail": _fail,
     "once": _fail_once,
     "nap": lambda _: time.sleep(0.03),
