@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Group:
 
 
 @contextmanager
-def group_of(size: int) -> Iterator[Group]:
+def group_of(size: int) -> Generator[Group]:
     """Make a group with so many bytes and no swap below that of this process; skip without one."""
     found = counter(Path("/proc/self/cgroup").read_text())
     if found is None:

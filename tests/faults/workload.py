@@ -54,6 +54,12 @@ def _eat(gate: str) -> None:
         time.sleep(0.01)
 
 
+def _gorge(gate: str) -> None:
+    """Do the same, where a trap is set."""
+    if is_caught("gorge"):
+        _eat(gate)
+
+
 def _spin(gate: str) -> None:
     while not is_open(gate):
         pass
@@ -80,7 +86,7 @@ BEHAVIOURS: dict[str, Callable[[str], object]] = {
     "wait": _wait,
     "spin": _spin,
     "eat": _eat,
-    "gorge": lambda gate: is_caught("gorge") and _eat(gate),
+    "gorge": _gorge,
     "fail": _fail,
     "once": _fail_once,
     "nap": lambda _: time.sleep(0.03),
