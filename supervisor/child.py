@@ -109,7 +109,7 @@ class Child:
             with theirs, stacks:
                 self._process = _spawn.Process(
                     target=worker_process.main,
-                    args=(theirs, stacks),
+                    args=(theirs, stacks, messages.RELEASE),
                     name=f"{_PROCESS_NAME}-{self.number}",
                 )
                 self._process.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from contextlib import AsyncExitStack
 from functools import partial
@@ -54,12 +55,19 @@ def is_at_work(site: Site, found: Supervised) -> bool:
     return all(worker.pid in done_by for worker in found.workers())
 
 
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Release, Release]:
+    """Give an old release and a new one."""
+    directory = tmp_path_factory.mktemp("releases")
+    return release(directory, "0.97.0"), release(directory, "0.98.0")
+
+
 @pytest.mark.slow
 async def test_releases_side_by_side_execute_the_same_runs_and_one_takes_over_from_the_other(
-    tmp_path: Path,
+    tmp_path: Path, releases: tuple[Release, Release]
 ) -> None:
     """Checks I1 to I6, I13 and I15: from the old to the new under load, and back again."""
-    old, new = (release(tmp_path / "releases", version) for version in ("0.97.0", "0.98.0"))
+    old, new = releases
     async with site_at(tmp_path) as site, site.admin() as admin, AsyncExitStack() as stack:
         found = stack.enter_context(of(site, old, "old"))
         await found.serves()
@@ -95,6 +103,34 @@ async def test_releases_side_by_side_execute_the_same_runs_and_one_takes_over_fr
         assert story.starts["charge"] == len(owners) == 3
         stories = await site.complete(traffic.moving)
         assert all(story.starts.total() == 5 for story in stories), "a step that was handed on"
+
+
+@pytest.mark.slow
+async def test_a_supervisor_that_was_updated_in_place_serves_on_and_asks_to_be_restarted(
+    tmp_path: Path, releases: tuple[Release, Release]
+) -> None:
+    old, new = releases
+    place = tmp_path / "place"
+    shutil.copytree(old.place, place)
+    async with site_at(tmp_path) as site:
+        updated = [of(site, Release(each.version, place), each.version) for each in releases]
+        with updated[0] as found:
+            await found.serves()
+            workers = await found.has_workers(2)
+            place.rename(tmp_path / "before")  # the fault
+            shutil.copytree(new.place, place)
+            found.send(signal.SIGHUP)
+            said = r"aiki was updated under this supervisor, from 0\.97\.0 to 0\.98\.0: restart"
+            await found.says(said)
+            await found.says("the reload failed; the old workers serve on")
+            await site.is_alive()
+            assert found.workers() == workers
+            await ends(found)
+        with updated[1] as found:
+            await found.serves()
+            await are_served_by(site, Release(new.version, place))
+            await site.is_alive()
+            await site.ends(found)
 
 
 async def test_a_release_of_other_data_is_refused_in_words_and_those_that_serve_go_on(
