@@ -47,6 +47,7 @@ async def ends(found: Supervised) -> None:
     assert await found.ends() == 0
     await found.leaves_nothing()
     assert "Traceback" not in found.output()
+    assert "the sweep mended" not in found.output(), "what the other release has written"
 
 
 def is_at_work(site: Site, found: Supervised) -> bool:
