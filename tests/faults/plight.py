@@ -12,7 +12,7 @@ from aiki.states import Status
 # Of runs, and of lines of each log. The whole log of each supervisor stands above them.
 MOST = 12
 LAST = 6
-WIDE = 160
+WIDE = 240
 PATIENCE = 5.0
 PENDING = frozenset(status for status in Status if not status.is_final)
 
