@@ -30,6 +30,7 @@ from aiki.errors import ConfigError
 from aiki.process import create_time
 from aiki.supervisor import messages, signals, worker_process
 from aiki.supervisor.messages import Message
+from aiki.supervisor.shortage import shortage_of
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +109,14 @@ class Child:
             with theirs, stacks:
                 self._process = _spawn.Process(
                     target=worker_process.main,
-                    args=(theirs, stacks),
+                    args=(theirs, stacks, messages.RELEASE),
                     name=f"{_PROCESS_NAME}-{self.number}",
                 )
                 self._process.start()
             on_failure.pop_all()
         self.pid = self._process.pid or 0
         self.created = create_time(self.pid)
+        self._shortage = shortage_of(self.pid)
         os.set_blocking(self._stacks.fileno(), False)
         self._channel = messages.Channel(ours, self._heard)
         self._channel.send(boot)
@@ -165,9 +167,11 @@ class Child:
 
     def measure(self) -> int:
         """Return its resident memory in bytes, 0 if it is gone."""
+        self._shortage.look()
         with suppress(psutil.Error):
-            self.rss = psutil.Process(self.pid).memory_info().rss
-            return self.rss
+            rss = psutil.Process(self.pid).memory_info().rss
+            self.rss = rss or self.rss  # one that is ending has none any more
+            return rss
         return 0
 
     def silent_for(self) -> float:
@@ -263,6 +267,8 @@ class Child:
             return f"ended with exit code {code}"
         size = f"; it last used {self.rss // 2**20} MiB" if self.rss else ""
         if -code == signals.KILL and not self.hung and self.asked is None:
+            if self._shortage.explains_one():
+                return f"was killed by the kernel for want of memory{size}"
             return f"was killed by SIGKILL, by hand or for want of memory{size}"
         return f"was killed by {signals.signal_name(-code)}{size}"
 

@@ -1,7 +1,7 @@
 """What a supervisor and its worker processes say to each other, over one private socket each.
 
-Both ends run the same release, and nobody else holds an end, so messages are pickled. A message
-is four bytes of length and the pickle.
+Both ends run the same release, which a worker sees to, and nobody else holds an end, so messages
+are pickled. A message is four bytes of length and the pickle.
 """
 
 from __future__ import annotations
@@ -12,12 +12,24 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, TypeAlias
 
 from aiki.supervisor.definitions import Shipment
 from aiki.supervisor.settings import Settings
 
 Blame: TypeAlias = Literal["definition", "store", "settings", "unknown"]
+
+
+def _release() -> str:
+    try:
+        return version("aiki")
+    except PackageNotFoundError:  # it was not installed but put somewhere
+        return ""
+
+
+RELEASE = _release()
+"""That of this process: what is on the disk may be another one by now."""
 
 _LENGTH = 4
 _CHUNK = 65536

@@ -36,6 +36,7 @@ from aiki.errors import AikiError, ConfigError, DefinitionError, StoreRefused, S
 from aiki.supervisor.definitions import Version, unpack
 from aiki.supervisor.logs import configure_logging
 from aiki.supervisor.messages import (
+    RELEASE,
     Ask,
     Blame,
     Boot,
@@ -71,12 +72,17 @@ _SLOWEST_TICK = 5.0
 _TICKS_PER_HANG = 6
 # Of a thousand; as if it used so much more of the memory than it does.
 _OOM_SCORE = 300
+_UPDATED = "aiki was updated under this supervisor,"
+_RESTART = "restart the supervisor; HUP brings new code of yours alone"
 # A worker refuses a grace of nothing, which a supervisor may well have.
 _SHORTEST_GRACE = 0.001
 
 
-def main(end: socket.socket, stacks: Connection) -> NoReturn:
+def main(end: socket.socket, stacks: Connection, release: str) -> NoReturn:
     """Boot, serve, drain, exit (worker process).
+
+    `release` is the supervisor's. What is on the disk may have been updated since it started, and
+    this process has the new one: then these arguments are all that both are sure to understand.
 
     It ends without waiting for the interpreter to shut down: nothing is left to be done, and
     a task that never returns may hold a thread.
@@ -89,12 +95,13 @@ def main(end: socket.socket, stacks: Connection) -> NoReturn:
     faulthandler.register(signal.SIGUSR1, file=stacks.fileno(), all_threads=True)
     send(end, Born())
     code = 1
-    try:
-        boot = receive(end)
-        if isinstance(boot, Boot):
-            code = _boot_and_serve(end, boot)
-    except EOFError:
-        pass  # the supervisor ended before it said what to be
+    if release == RELEASE:
+        with suppress(EOFError):  # the supervisor ended before it said what to be
+            boot = receive(end)
+            if isinstance(boot, Boot):
+                code = _boot_and_serve(end, boot)
+    else:
+        send(end, NotBooted("settings", f"{_UPDATED} from {release} to {RELEASE}: {_RESTART}", ""))
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

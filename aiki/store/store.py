@@ -96,10 +96,7 @@ class Store:
         self.store_id, self.partitions = store_id, int(count)
         self.is_complete = complete == "1"
         if schema != SCHEMA:
-            raise StoreRefused(
-                f"{self.address.described} holds data of schema {schema} and this release reads "
-                f"schema {SCHEMA}; use another namespace or the release that wrote it"
-            )
+            raise StoreRefused(_of_another_release(self.address.described, schema))
         seals = self._seals
         self.runs = Runs(self.link, base, self.store_id, seals)
         self.control = Control(self.link, base, self.store_id, seals)
@@ -149,3 +146,10 @@ class Store:
         """End every connection."""
         await self.inbox.close()
         await self.link.close()
+
+
+def _of_another_release(where: str, schema: str) -> str:
+    what = f"{where} holds data of schema {schema}, and this release of aiki reads {SCHEMA}: "
+    if schema.isdecimal() and int(schema) > int(SCHEMA):
+        return what + "a later release made it; update aiki here, or use another namespace"
+    return what + "an earlier release made it; go on with that one, or use another namespace"

@@ -65,6 +65,7 @@ def read(ledger: Path, run: str | None = None) -> list[Effect]:
     """Read the effects so far, in their order; of one run, or of all."""
     if not ledger.exists():
         return []
-    lines = ledger.read_text().splitlines()
+    # A line that goes beyond a page of memory is seen in two parts while it is being written.
+    *lines, _ = ledger.read_text().split("\n")
     effects = [Effect(**json.loads(line)) for line in lines]
     return [effect for effect in effects if run in (None, effect.run)]

@@ -19,6 +19,7 @@ from aiki.handle import Handle
 from aiki.states import Status
 from tests.faults.audit import findings, litter
 from tests.faults.ledger import Effect, read
+from tests.faults.plight import plight
 from tests.faults.proxy import Proxy
 from tests.faults.story import Story
 from tests.faults.traps import Traps
@@ -54,10 +55,12 @@ class Site:
         self.server = RedisServer(home, *options)
         self.server.environ.update(environ or {})
         self.proxy = Proxy(self.server.socket)
-        self.url = url or (self.proxy.url if proxied else self.server.url)
+        self._direct_url = url or self.server.url
+        self.url = self.proxy.url if proxied else self._direct_url
         self.urls: dict[str, str] = {}
         """By which others log in, by their role, where it is not the usual one."""
         self.client = self.make_client()
+        self._supervised: list[Supervised] = []
 
     def make_client(self, *, start_timeout: float = 60.0) -> Client:
         """Make one more client of the store."""
@@ -87,7 +90,15 @@ class Site:
         options = (*store, "--workers", str(workers), *arguments)
         found = Supervised(home, module, *options, environ=environ)
         found.ledger = self.ledger
+        self._supervised.append(found)
         return found
+
+    async def plight(self) -> str:
+        """Tell where everything is, past the proxy."""
+        logs = {each.directory.name: each.output() for each in self._supervised}
+        if self._data_dir is not None:
+            return await plight(Client(data_dir=self._data_dir, read_only=True), logs)
+        return await plight(Client(self._direct_url, read_only=True, start_timeout=1.0), logs)
 
     def effects(self, run: str | None = None) -> list[Effect]:
         """Read what was done so far."""
@@ -221,7 +232,11 @@ async def site_at(
             if proxied:
                 await stack.enter_async_context(site.proxy.listening())
             await stack.enter_async_context(site.client)
-            yield site
+            try:
+                yield site
+            except Exception:
+                print(await site.plight())
+                raise
     finally:
         site.server.stop()
 

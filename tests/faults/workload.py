@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from aiki import Run, current_step, event, fixed, task, workflow
 from tests.faults.ledger import note, place
-from tests.faults.traps import die, lay
+from tests.faults.traps import die, is_caught, lay
 
 # How often a step looks at its gate: rarely enough to count for nothing.
 POLL = 0.02
@@ -54,6 +54,12 @@ def _eat(gate: str) -> None:
         time.sleep(0.01)
 
 
+def _gorge(gate: str) -> None:
+    """Do the same, where a trap is set."""
+    if is_caught("gorge"):
+        _eat(gate)
+
+
 def _spin(gate: str) -> None:
     while not is_open(gate):
         pass
@@ -80,6 +86,7 @@ BEHAVIOURS: dict[str, Callable[[str], object]] = {
     "wait": _wait,
     "spin": _spin,
     "eat": _eat,
+    "gorge": _gorge,
     "fail": _fail,
     "once": _fail_once,
     "nap": lambda _: time.sleep(0.03),

@@ -78,7 +78,7 @@ class Supervised:
 
     def output(self) -> str:
         """Return what all its processes have written so far."""
-        return self._output.read_text(errors="replace")
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
 
     def effects(self) -> list[str]:
         """Return the lines that tasks have appended to the ledger."""
