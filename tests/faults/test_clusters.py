@@ -12,7 +12,8 @@ from aiki.handle import Handle
 from aiki.states import Status
 from aiki.store.keys import partition_of
 from tests.faults.site import Site, site_at
-from tests.faults.test_failovers import LONG, Stream, ends_well
+from tests.faults.test_failovers import LONG
+from tests.faults.traffic import ends_well, traffic_on
 from tests.faults.workload import Receipt
 from tests.support.cluster import PRIMARIES, SLOT, Cluster, cluster, slot_of
 from tests.support.replicated import ask, kill
@@ -31,52 +32,38 @@ async def arrives(found: Cluster, port: int, slot: str = SLOT) -> None:
 @pytest.mark.slow
 async def test_runs_complete_while_the_slot_moves(tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster") as found:
-        async with site_at(tmp_path, url=found.url) as site:
-            with site.supervised() as supervisor:
-                await supervisor.serves()
-                workers = await supervisor.has_workers(2)
-                stream = Stream(site)
-                await stream.begin()
-                # Key by key. Whoever followed the slot would find half a store.
-                source, target = found.holder(), found.others()[0]
-                found.begin_move(source, target)
-                assert await asyncio.to_thread(found.move_keys, source, target) > 0
-                await eventually(lambda: source.errors("ASK") > 0)
-                found.end_move(source, target)
-                await arrives(found, target.port)
-                await stream.goes_on()
-                assert source.errors("ASK") > 0
-                assert source.errors("MOVED") > 0
-                assert target.errors("TRYAGAIN") == 0
-                # All at once, where the server can.
-                source, target = target, source
-                name = found.name(target.port)
-                ask(source.port, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", SLOT, SLOT, "NODE", name)
-                await arrives(found, target.port)
-                await stream.goes_on()
-                await stream.end()
-                await ends_well(site, supervisor, workers)
+        async with site_at(tmp_path, url=found.url) as site, traffic_on(site) as traffic:
+            # Key by key. Whoever followed the slot would find half a store.
+            source, target = found.holder(), found.others()[0]
+            found.begin_move(source, target)
+            assert await asyncio.to_thread(found.move_keys, source, target) > 0
+            await eventually(lambda: source.errors("ASK") > 0)
+            found.end_move(source, target)
+            await arrives(found, target.port)
+            await traffic.flows()
+            assert source.errors("ASK") > 0
+            assert source.errors("MOVED") > 0
+            assert target.errors("TRYAGAIN") == 0
+            # All at once, where the server can.
+            source, target = target, source
+            name = found.name(target.port)
+            ask(source.port, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", SLOT, SLOT, "NODE", name)
+            await arrives(found, target.port)
+            await traffic.flows()
 
 
 @pytest.mark.slow
 async def test_runs_complete_when_the_node_of_their_slot_dies(tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster") as found:
-        async with site_at(tmp_path, url=found.url) as site:
-            with site.supervised() as supervisor:
-                await supervisor.serves()
-                workers = await supervisor.has_workers(2)
-                stream = Stream(site)
-                await stream.begin()
-                holder = found.holder()
-                kill(holder)
-                await eventually(lambda: found.holder() is not holder, LONG, "another holder")
-                await stream.goes_on()
-                holder.start()
-                await eventually(lambda: holder.replication()["role"] == "slave", LONG)
-                await stream.goes_on()
-                assert holder.errors("READONLY") == 0
-                await stream.end()
-                await ends_well(site, supervisor, workers)
+        async with site_at(tmp_path, url=found.url) as site, traffic_on(site) as traffic:
+            holder = found.holder()
+            kill(holder)
+            await eventually(lambda: found.holder() is not holder, LONG, "another holder")
+            await traffic.flows()
+            holder.start()
+            await eventually(lambda: holder.replication()["role"] == "slave", LONG)
+            await traffic.flows()
+            assert holder.errors("READONLY") == 0
 
 
 # Several partitions
@@ -118,23 +105,17 @@ async def test_partitions_are_spread_over_the_nodes(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_the_slot_of_one_partition_moves_under_load(tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster") as found:
-        async with site_at(tmp_path, url=found.url + PARTITIONS) as site:
-            with site.supervised() as supervisor:
-                await supervisor.serves()
-                workers = await supervisor.has_workers(2)
-                stream = Stream(site)
-                await stream.begin()
-                slot = slot_of(2)
-                source, target = found.holder(slot=slot), found.others(slot=slot)[0]
-                found.begin_move(source, target, slot=slot)
-                assert await asyncio.to_thread(found.move_keys, source, target, slot=slot) > 0
-                await eventually(lambda: source.errors("ASK") > 0)
-                found.end_move(source, target, slot=slot)
-                await arrives(found, target.port, slot)
-                await stream.goes_on()
-                assert target.errors("TRYAGAIN") == 0
-                await stream.end()
-                await ends_well(site, supervisor, workers)
+        url = found.url + PARTITIONS
+        async with site_at(tmp_path, url=url) as site, traffic_on(site) as traffic:
+            slot = slot_of(2)
+            source, target = found.holder(slot=slot), found.others(slot=slot)[0]
+            found.begin_move(source, target, slot=slot)
+            assert await asyncio.to_thread(found.move_keys, source, target, slot=slot) > 0
+            await eventually(lambda: source.errors("ASK") > 0)
+            found.end_move(source, target, slot=slot)
+            await arrives(found, target.port, slot)
+            await traffic.flows()
+            assert target.errors("TRYAGAIN") == 0
 
 
 @pytest.mark.slow

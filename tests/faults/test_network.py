@@ -17,7 +17,7 @@ from aiki import Run, RunCancelled, completion, firing, housekeeping, workflow
 from aiki.handle import Handle
 from aiki.states import Status
 from tests.faults.site import site_at
-from tests.faults.traffic import Traffic, at_rest
+from tests.faults.traffic import at_rest, traffic_on
 from tests.faults.workload import errand_v1, letter
 from tests.support.app import App, becomes
 from tests.support.waiting import eventually
@@ -78,22 +78,17 @@ async def test_connections_that_turn_silent_are_found_out_and_replaced(
     tmp_path: Path, lasts: float
 ) -> None:
     """Checks I1 to I5, I13 and I16: half-open connections, with no word from the network."""
-    async with site_at(tmp_path, proxied=True) as site:
-        with site.supervised() as found:
-            await found.serves()
-            traffic = Traffic(site, found)
-            await traffic.begin()
-            accepted = site.proxy.fired["accepted"]
-            begun = time.monotonic()
-            site.proxy.blackhole()
-            assert site.proxy.fired["blackholed"] >= 6
-            await traffic.flows()  # over new connections
-            # The link's time-out, and what a claim waits for its reader.
-            assert time.monotonic() - begun < 20.0
-            await asyncio.sleep(lasts - (time.monotonic() - begun))
-            fired = site.proxy.fired
-            await eventually(lambda: fired["accepted"] >= accepted + 5, 60.0, "new connections")
-            await traffic.end()
+    async with site_at(tmp_path, proxied=True) as site, traffic_on(site) as traffic:
+        accepted = site.proxy.fired["accepted"]
+        begun = time.monotonic()
+        site.proxy.blackhole()
+        assert site.proxy.fired["blackholed"] >= 6
+        await traffic.flows()  # over new connections
+        # The link's time-out, and what a claim waits for its reader.
+        assert time.monotonic() - begun < 20.0
+        await asyncio.sleep(lasts - (time.monotonic() - begun))
+        fired = site.proxy.fired
+        await eventually(lambda: fired["accepted"] >= accepted + 5, 60.0, "new connections")
 
 
 @pytest.mark.slow
@@ -101,18 +96,13 @@ async def test_a_slow_line_that_breaks_now_and_then_costs_nothing_but_time(
     tmp_path: Path, rng: random.Random
 ) -> None:
     """Checks I1 to I8 and I13, at 200 ms ± 150 ms each way, and one reset in a hundred."""
-    async with site_at(tmp_path, proxied=True) as site:
-        with site.supervised() as found:
-            await found.serves()
-            traffic = Traffic(site, found)
-            await traffic.begin()
-            site.proxy.rng = rng
-            site.proxy.delay, site.proxy.jitter, site.proxy.resets = 0.2, 0.15, 0.01
-            await asyncio.sleep(25.0)  # the fault
-            await eventually(lambda: site.proxy.fired["reset"] >= 3, 60.0, "three resets")
-            assert site.proxy.fired["delayed"] > 100
-            site.proxy.calm()
-            await traffic.end()
+    async with site_at(tmp_path, proxied=True) as site, traffic_on(site):
+        site.proxy.rng = rng
+        site.proxy.delay, site.proxy.jitter, site.proxy.resets = 0.2, 0.15, 0.01
+        await asyncio.sleep(25.0)  # the fault
+        await eventually(lambda: site.proxy.fired["reset"] >= 3, 60.0, "three resets")
+        assert site.proxy.fired["delayed"] > 100
+        site.proxy.calm()
 
 
 @pytest.mark.slow
@@ -139,44 +129,33 @@ async def test_a_server_that_refuses_connections_is_waited_for_in_peace(
     tmp_path: Path, away: float
 ) -> None:
     """Checks I1 to I5, I13 (within seconds) and I16 (processor time and lines of log)."""
-    async with site_at(tmp_path, proxied=True) as site:
-        with site.supervised() as found:
-            await found.serves()
-            traffic = Traffic(site, found)
-            await traffic.begin()
-            await site.proxy.refuse()
-            site.proxy.reset()
-            assert site.proxy.fired["reset"] >= 6
-            async with at_rest(found):
-                await asyncio.sleep(away)  # the fault
-            await site.proxy.accept()
-            back = time.monotonic()
-            await traffic.flows(1)
-            await site.is_alive(1)
-            assert time.monotonic() - back < 20.0
-            await traffic.end()
+    async with site_at(tmp_path, proxied=True) as site, traffic_on(site) as traffic:
+        await site.proxy.refuse()
+        site.proxy.reset()
+        assert site.proxy.fired["reset"] >= 6
+        async with at_rest(traffic.found):
+            await asyncio.sleep(away)  # the fault
+        await site.proxy.accept()
+        back = time.monotonic()
+        await traffic.flows(1)
+        await site.is_alive(1)
+        assert time.monotonic() - back < 20.0
 
 
 @pytest.mark.slow
 async def test_a_server_that_has_no_connection_left_is_waited_for(tmp_path: Path) -> None:
     """Checks I1 to I5, I13 and I16: backpressure, and not a crash."""
-    async with site_at(tmp_path) as site:
-        with site.supervised() as found:
-            await found.serves()
-            traffic = Traffic(site, found)
-            await traffic.begin()
-            async with site.admin() as admin:
-                await admin.ping()
-                await admin.config_set("maxclients", 1)
-                await admin.client_kill_filter(skipme=True)
-                async with at_rest(found):
-                    await asyncio.sleep(3.0)  # the fault
-                assert (await admin.info("stats"))["rejected_connections"] > 5
-                await admin.config_set("maxclients", 10_000)
-                back = time.monotonic()
-                await traffic.flows(1)
-                assert time.monotonic() - back < 20.0
-            await traffic.end()
+    async with site_at(tmp_path) as site, traffic_on(site) as traffic, site.admin() as admin:
+        await admin.ping()
+        await admin.config_set("maxclients", 1)
+        await admin.client_kill_filter(skipme=True)
+        async with at_rest(traffic.found):
+            await asyncio.sleep(3.0)  # the fault
+        assert (await admin.info("stats"))["rejected_connections"] > 5
+        await admin.config_set("maxclients", 10_000)
+        back = time.monotonic()
+        await traffic.flows(1)
+        assert time.monotonic() - back < 20.0
 
 
 @pytest.mark.slow

@@ -76,11 +76,7 @@ class Traffic:
         known = self._site.started | {each.id for each in self.moving}
         unknown = {effect.run for effect in self._site.effects()} - known
         assert len(unknown) <= strangers, f"runs that nobody has started: {unknown}"
-        await self._site.is_alive()
-        if undisturbed:
-            assert self.found.workers() == self._workers
-        await self._site.is_consistent(workers=2)
-        await self._site.ends(self.found)
+        await ends_well(self._site, self.found, self._workers if undisturbed else None)
 
     async def _start(self) -> None:
         while not self._is_over.is_set():
@@ -98,6 +94,28 @@ class Traffic:
                     self.calls["ok"] += 1
                 await asyncio.sleep(self._pace)
             self.moving.append(handle)
+
+
+@asynccontextmanager
+async def traffic_on(site: Site, *arguments: str) -> AsyncGenerator[Traffic]:
+    """Have orders under way on a supervisor, and see in the end that all is as it must be."""
+    with site.supervised(*arguments) as found:
+        await found.serves()
+        traffic = Traffic(site, found)
+        await traffic.begin()
+        yield traffic
+        await traffic.end()
+
+
+async def ends_well(
+    site: Site, found: Supervised, workers: list[psutil.Process] | None = None
+) -> None:
+    """See that all is well, with the same workers if so told, and end it in order."""
+    await site.is_alive()
+    if workers is not None:
+        assert found.workers() == workers
+    await site.is_consistent(workers=2)
+    await site.ends(found)
 
 
 def everybody(found: Supervised) -> list[psutil.Process]:

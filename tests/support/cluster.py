@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from tests.support.replicated import Server, ask, free_ports, until
 NODE_TIMEOUT = "3000"  # ms of silence after which a node is taken for dead, on a busy machine
 SLOTS = 16384
 PRIMARIES = 3
+BUS = 10000  # so much above its port a node listens for the others
 
 
 def slot_of(partition: int) -> str:
@@ -36,8 +38,7 @@ class Cluster:
             "--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT,
             "--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0",
         )  # fmt: skip
-        # The bus of the cluster listens 10000 above.
-        ports = [port for port in free_ports(40) if port < 55000][: PRIMARIES + replicas]
+        ports = [port for port in free_ports(40) if _is_free(port + BUS)][: PRIMARIES + replicas]
         self.servers = {port: self.make(directory / str(port), port, *options) for port in ports}
         seeds = ",".join(f"127.0.0.1:{port}" for port in ports[:PRIMARIES])
         self.url = f"redis+cluster://{seeds}"
@@ -134,6 +135,16 @@ class Cluster:
         nodes = ask(port, "CLUSTER", "NODES").decode()
         state = ask(port, "CLUSTER", "INFO").decode()
         return "cluster_state:ok" in state and nodes.count("slave") == len(self.servers) - PRIMARIES
+
+
+def _is_free(port: int) -> bool:
+    """Tell whether nobody listens on a port."""
+    with socket.socket() as tried:
+        try:
+            tried.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True
 
 
 @contextmanager

