@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 from redis.exceptions import AuthenticationError
 
 from aiki.errors import ConfigError
+from aiki.store import finding
 from aiki.store.connection import Address, Verdict, judge
+from aiki.store.finding import Answer
 from aiki.store.login import PasswordFile, read_password
+from aiki.store.urls import Place
 
 
 @pytest.mark.parametrize(
@@ -174,6 +178,32 @@ def test_a_certificate_that_is_there_is_accepted(tmp_path: Path) -> None:
 )
 def test_an_error_is_judged_by_its_first_word(error: str, verdict: Verdict) -> None:
     assert judge(error) is verdict
+
+
+# Who is asked
+
+
+async def test_the_first_answer_is_waited_for_longer_than_those_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given nodes that are slow, and one that is silent."""
+    monkeypatch.setattr(finding, "ASK_TIMEOUT", 0.1)
+    prompt, slow, silent = ("prompt", 1), ("slow", 1), ("silent", 1)
+    delays = {prompt: 0.0, slow: 0.3, silent: 1000.0}
+
+    async def told(*places: Place, enough: int) -> list[object]:
+        async def ask(place: Place) -> Answer:
+            await asyncio.sleep(delays[place])
+            return 1, place
+
+        return [*await finding._ask_all([ask(place) for place in places], enough)]
+
+    assert await told(slow, silent, enough=2) == [(1, slow)]
+    assert await told(silent, slow, prompt, enough=2) == [(1, prompt)]
+    monkeypatch.setattr(finding, "ASK_TIMEOUT", 60.0)
+    assert await told(silent, slow, prompt, enough=2) == [(1, prompt), (1, slow)]
+    monkeypatch.setattr(finding, "PATIENCE", 0.1)
+    assert await told(silent, slow, enough=1) == []
 
 
 # Passwords in files

@@ -25,7 +25,6 @@ from aiki.store.urls import Place, redis_url, said, target
 
 Command = tuple[str | bytes | int, ...]
 CONNECT_TIMEOUT = 3.0
-ASK_TIMEOUT = 1.0  # of one of several that are asked
 CONFIRM_MS = "1000"  # well within the time after which a silent connection is given up
 CONFIRMATIONS: dict[str, Command] = {
     "fsync": ("WAITAOF", "1", "0", CONFIRM_MS),
@@ -151,7 +150,7 @@ class Address:
     def _make_finder(self) -> Finder | None:
         if not self._target.kind:
             return None
-        pool = _pool(self._target.ask_url, self._target.ask_password_file, ASK_TIMEOUT)
+        pool = _pool(self._target.ask_url, self._target.ask_password_file, CONNECT_TIMEOUT)
         pool.make_connection()
 
         def connect(place: Place) -> AbstractConnection:

@@ -18,7 +18,10 @@ from aiki.errors import StoreUnavailable
 from aiki.store.login import drop
 from aiki.store.urls import Place, Target, said
 
-ASK_TIMEOUT = 1.5  # seconds for all that are asked together
+ASK_TIMEOUT = 1.5  # seconds for all that are asked together, once one of them has answered
+PATIENCE = (
+    4.0  # until the first does: on a machine that stands still for a moment, nobody is prompt
+)
 MOST_ASKED = 7
 _NOWHERE = ("", "?")  # what stands for the host of a node that has no name, or is to tell none
 
@@ -131,18 +134,23 @@ async def _ask_all(questions: Sequence[Awaitable[Answer]], enough: int) -> list[
     """Ask all at once, and give what so many have said, or as many as there are in time."""
     asking = [asyncio.ensure_future(question) for question in questions]
     told: list[Answer | Exception] = []
-    answered = 0
+    answered, left = 0, set(asking)
+    time = asyncio.get_running_loop().time
+    begun = time()
     try:
-        for one in asyncio.as_completed(asking, timeout=ASK_TIMEOUT):
-            try:
-                told.append(await one)
-                answered += 1
-            except TimeoutError:
+        while left and answered < enough:
+            until = begun + (ASK_TIMEOUT if answered else PATIENCE)
+            done, left = await asyncio.wait(
+                left, timeout=max(until - time(), 0), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
                 break
-            except (StoreUnavailable, RedisError, OSError, ValueError, LookupError) as error:
-                told.append(error)
-            if answered == enough:
-                break
+            for one in done:
+                try:
+                    told.append(one.result())
+                    answered += 1
+                except (StoreUnavailable, RedisError, OSError, ValueError, LookupError) as error:
+                    told.append(error)
     finally:
         for each in asking:
             each.cancel()
