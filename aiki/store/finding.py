@@ -19,9 +19,8 @@ from aiki.store.login import drop
 from aiki.store.urls import Place, Target, said
 
 ASK_TIMEOUT = 1.5  # seconds for all that are asked together, once one of them has answered
-PATIENCE = (
-    4.0  # until the first does: on a machine that stands still for a moment, nobody is prompt
-)
+# Until the first has: on a machine that stands still for a moment, nobody is prompt.
+PATIENCE = 4.0
 MOST_ASKED = 7
 _NOWHERE = ("", "?")  # what stands for the host of a node that has no name, or is to tell none
 
