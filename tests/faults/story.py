@@ -25,6 +25,8 @@ class Story:
     ends: Counter[str]
     """How often each step had its effect."""
     epoch: int
+    late: int
+    """How many starts came after what is recorded was done."""
 
     def is_undisturbed(self) -> bool:
         """Tell whether each step was executed once, by the first owner."""
@@ -46,12 +48,15 @@ class Story:
         # What it ended with is what is recorded of its steps, of each one thing.
         assert Counter(step.task for step in recorded) == Counter(STEPS)
         assert {step.task: step.result for step in recorded} == receipt.executions
-        for step in recorded:
-            _check_step(step, [effect for effect in effects if effect.step == step.key])
-        return cls(_counted(effects, "start"), _counted(effects, "end"), snapshot.epoch)
+        late = sum(
+            len(_checked_step(step, [effect for effect in effects if effect.step == step.key]))
+            for step in recorded
+        )
+        return cls(_counted(effects, "start"), _counted(effects, "end"), snapshot.epoch, late)
 
 
-def _check_step(step: RecordedStep, effects: list[Effect]) -> None:
+def _checked_step(step: RecordedStep, effects: list[Effect]) -> list[Effect]:
+    """Check one step, and give what began it again after what is recorded of it was done."""
     # A process that is stopped between looking at the clock and writing its line is late with it.
     effects = sorted(effects, key=lambda effect: effect.at)
     starts = [effect for effect in effects if effect.phase == "start"]
@@ -65,9 +70,8 @@ def _check_step(step: RecordedStep, effects: list[Effect]) -> None:
     attempts = [effect.attempt for effect in starts]
     assert attempts == sorted(attempts), effects
     assert set(attempts) == set(range(1, step.attempts + 1)), effects
-    # What was recorded was done, and nobody began the step again after that.
     done = next(n for n, e in enumerate(effects) if (e.execution, e.phase) == (step.result, "end"))
-    assert not [effect for effect in effects[done:] if effect.phase == "start"], effects
+    return [effect for effect in effects[done:] if effect.phase == "start"]
 
 
 def _counted(effects: Sequence[Effect], phase: str) -> Counter[str]:

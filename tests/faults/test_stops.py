@@ -74,8 +74,8 @@ async def test_a_worker_stopped_for_less_than_its_lease_keeps_its_runs(tmp_path:
         await site.ends(found)
 
 
-async def storm(found: Supervised, rng: random.Random, seconds: float) -> None:
-    """Stop and continue workers at random for so long, and three times at least."""
+async def storm(found: Supervised, rng: random.Random, seconds: float) -> int:
+    """Stop and continue workers at random for so long, and three times at least; tell how often."""
     count = 0
     over = time.monotonic() + seconds
     while time.monotonic() < over or count < 3:
@@ -86,6 +86,7 @@ async def storm(found: Supervised, rng: random.Random, seconds: float) -> None:
         for worker in found.workers():
             kill(worker.pid, number=signal.SIGCONT)
         await asyncio.sleep(rng.uniform(0.05, 0.4))
+    return count
 
 
 @pytest.mark.parametrize("seconds", [4.0, pytest.param(40.0, marks=pytest.mark.slow)])
@@ -99,8 +100,7 @@ async def test_workers_stopped_again_and_again_do_everything_once_for_the_record
         while not storming.done():
             handles += await site.start_many(10, f"order{len(handles)}")
             await asyncio.sleep(0.2)
-        await storming
-        await site.complete(handles, within=100)
+        await site.complete(handles, within=100, stops=await storming)
         await site.is_alive()
         assert all(worker.is_running() for worker in workers)
         await site.is_consistent(workers=2)

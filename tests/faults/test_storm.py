@@ -161,7 +161,8 @@ async def test_in_a_storm_every_order_is_done_and_every_recorded_step_once(
             _, handles = await asyncio.gather(
                 storm.rage(SECONDS), bring_in(site, random.Random(rng.random()), SECONDS)
             )
-            await site.complete(handles, within=90 + SECONDS / 4)
+            stops = storm.faults["stop_worker"]
+            await site.complete(handles, within=90 + SECONDS / 4, stops=stops)
             # The orders that nothing shall disturb come when no worker hands over to another.
             await one.has_workers(2)
             await two.has_workers(1)
