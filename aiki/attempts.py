@@ -77,7 +77,9 @@ class Attempts:
             operation.state = State.EXECUTING
             about = self._attempt(operation, spec, attempt, begun, failure, details)
             try:
-                value = await call(spec, about, args, kwargs, host.threads, host.around_task)
+                value = await call(
+                    spec, about, args, kwargs, host.threads, host.is_leased, host.around_task
+                )
                 if operation.is_cancelled:
                     raise asyncio.CancelledError  # noqa: TRY301 - the task caught it
                 payload, value = commits.encoded(spec, value)

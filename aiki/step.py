@@ -73,15 +73,18 @@ class ThreadLeft(TimedOut):
     """The task took longer than its time-out in a thread, which nobody can stop."""
 
 
-async def call(  # noqa: PLR0917 - six facts about one call
+async def call(  # noqa: PLR0917 - seven facts about one call
     spec: StepSpec,
     about: CurrentStep,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     threads: Threads,
+    is_leased: Callable[[], bool],
     around: Sequence[AroundTask] = (),
 ) -> Any:
     """Make one attempt and give what the task returned.
+
+    A thread begins it as long as the run `is_leased`: it may come to it late.
 
     Raises:
         TimedOut: the time-out passed. A coroutine was cancelled; a thread goes on unheeded.
@@ -90,25 +93,27 @@ async def call(  # noqa: PLR0917 - six facts about one call
     token = entered(about)
     try:
         if around:
-            make = partial(_attempt, spec, about, args, kwargs, threads)
+            make = partial(_attempt, spec, about, args, kwargs, threads, is_leased)
             for each in reversed(around):
                 make = partial(each.task, about, make)
             return await make()
-        return await _attempt(spec, about, args, kwargs, threads)
+        return await _attempt(spec, about, args, kwargs, threads, is_leased)
     finally:
         about.end()
         left(token)
 
 
-async def _attempt(
+async def _attempt(  # noqa: PLR0917 - the same
     spec: StepSpec,
     about: CurrentStep,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     threads: Threads,
+    is_leased: Callable[[], bool],
 ) -> Any:
     if not spec.is_async:
-        return await _in_thread(spec, about, partial(spec.fn, *args, **kwargs), threads)
+        call = partial(spec.fn, *args, **kwargs)
+        return await _in_thread(spec, about, call, threads, is_leased)
     if not spec.is_limited:
         return await spec.fn(*args, **kwargs)
     return await _in_time(Limits(spec, about), partial(spec.fn, *args, **kwargs))
@@ -177,9 +182,13 @@ class Limits:
 
 
 async def _in_thread(
-    spec: StepSpec, about: CurrentStep, call: Callable[[], Any], threads: Threads
+    spec: StepSpec,
+    about: CurrentStep,
+    call: Callable[[], Any],
+    threads: Threads,
+    is_leased: Callable[[], bool],
 ) -> Any:
-    job = threads.run(call, tells_begin=spec.is_limited)
+    job = threads.run(call, is_leased, tells_begin=spec.is_limited)
     try:
         if job.has_begun is not None:
             limits = Limits(spec, about)

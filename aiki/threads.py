@@ -9,21 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+LOOK = 0.05  # seconds between two looks whether a function may be begun
 REPLACED_AFTER = 0.01  # seconds; turns enough for every task of a run to hear that it is left
 
 
 class Job:
     """A function on its way through a thread."""
 
-    __slots__ = ("call", "has_begun", "is_begun", "is_left", "outcome")
+    __slots__ = ("call", "has_begun", "is_begun", "is_left", "may_begin", "outcome")
 
-    def __init__(self, call: Callable[[], Any], *, tells_begin: bool) -> None:
+    def __init__(
+        self, call: Callable[[], Any], may_begin: Callable[[], bool], *, tells_begin: bool
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.call = call
+        self.may_begin = may_begin
         self.outcome: asyncio.Future[Any] = loop.create_future()
         self.has_begun: asyncio.Future[Any] | None = loop.create_future() if tells_begin else None
         self.is_begun = False
@@ -42,10 +47,16 @@ class Threads:
         self._load = 0  # jobs that wait for a thread or have one
         self._made = 0
 
-    def run(self, call: Callable[[], Any], *, tells_begin: bool = False) -> Job:
-        """Call a function in a thread, with the caller's context variables."""
+    def run(
+        self, call: Callable[[], Any], may_begin: Callable[[], bool], *, tells_begin: bool = False
+    ) -> Job:
+        """Call a function in a thread, with the caller's context variables.
+
+        It is begun as soon as it may: what was true when it was put here may not be any more when
+        a thread comes to it, which it asks itself.
+        """
         context = contextvars.copy_context()
-        job = Job(lambda: context.run(call), tells_begin=tells_begin)
+        job = Job(lambda: context.run(call), may_begin, tells_begin=tells_begin)
         with self._lock:
             self._load += 1
             self._add_thread()
@@ -82,6 +93,8 @@ class Threads:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            while not (job.is_left or job.may_begin()):
+                time.sleep(LOOK)
             with self._lock:
                 job.is_begun = not job.is_left
             try:

@@ -304,7 +304,7 @@ async def test_a_task_started_inside_a_task_is_told_that_a_task_is_one_step() ->
         outlet=Outlet("outer#0", 1, unseen),
     )  # fmt: skip
     with pytest.raises(DefinitionError, match="a task is one step, so start it from the workflow"):
-        await call(outer._spec, about, (), {}, Threads(1, "test"))
+        await call(outer._spec, about, (), {}, Threads(1, "test"), lambda: True)
 
 
 @pytest.mark.parametrize("given", [None, "redis://localhost", stock])

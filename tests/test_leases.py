@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aiki import AikiError, Run, Status, task, workflow
+from aiki.heartbeat import Heartbeat
 from tests.support.app import App, outcomes
 from tests.support.ledger import Ledger
 from tests.support.waiting import eventually
@@ -94,6 +95,44 @@ async def test_a_worker_that_lost_its_lease_drops_its_runs_and_lives_again(
         worker.incarnations[store.number]
     ]
     site.was_left_before_it_was_begun_again()
+
+
+@pytest.mark.plain_only("it is about one life")
+async def test_a_step_that_waits_for_a_thread_is_begun_only_while_the_lease_lasts(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker was stopped, say, while the step was in line."""
+    opened, leased, looked = threading.Event(), threading.Event(), threading.Event()
+    leased.set()
+
+    @task
+    def gated(name: str) -> str:
+        app.ledger.note(name)
+        opened.wait(60)
+        return name
+
+    async def handler(run: Run) -> list[str]:
+        return list(await asyncio.gather(gated.start(run, "a"), gated.start(run, "b")))
+
+    def is_leased(_: Heartbeat) -> bool:
+        looked.set()
+        return leased.is_set()
+
+    version = workflow("two").v("1.0.0", exec=handler)
+    monkeypatch.setattr(Heartbeat, "is_leased", property(is_leased))
+    worker = await app.serve(version, max_concurrent_workflow_runs=1)  # and one thread
+    handle = await version.start(app.client)
+    threads = worker._threads
+    assert threads is not None
+    await eventually(lambda: threads._load == 2, what="two steps in line")
+    leased.clear()
+    looked.clear()
+    opened.set()
+    assert await asyncio.to_thread(looked.wait, 60)
+    assert app.ledger.lines() == ["a"]
+    leased.set()
+    assert await handle.wait_for_completion(60) == ["a", "b"]
+    assert app.ledger.lines() == ["a", "b"]
 
 
 async def test_an_older_actor_of_a_run_ends_before_a_newer_one_begins(site: Site) -> None:

@@ -70,7 +70,7 @@ async def test_what_a_task_has_started_ends_with_its_worker(tmp_path: Path) -> N
     async with serving(tmp_path, source=source) as (found, client):
         handle = await started(found, client, "a")
         (victim,) = whose(found, "start a")
-        (child,) = psutil.Process(victim).children()
+        (child,) = await eventually(psutil.Process(victim).children, what="its child")
         found.release("child")
         kill(victim)
         await gone([child])

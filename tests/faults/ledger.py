@@ -46,12 +46,12 @@ def place() -> Path:
     return Path(os.environ[VARIABLE]).parent
 
 
-def note(execution: str, phase: Phase) -> None:
-    """Append what the calling task did."""
+def note(execution: str, phase: Phase, at: int | None = None) -> None:
+    """Append what the calling task did, now or at a time of before."""
     step = current_step()
     key = step.key.partition("/")[2]
     effect = Effect(
-        step.run_id, key, step.attempt, os.getpid(), execution, phase, time.monotonic_ns()
+        step.run_id, key, step.attempt, os.getpid(), execution, phase, at or time.monotonic_ns()
     )
     line = json.dumps(asdict(effect)) + "\n"
     file = os.open(os.environ[VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

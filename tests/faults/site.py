@@ -167,10 +167,8 @@ class Site:
             await Story.checked(self.client, handle, receipt, effects)
             for handle, receipt in zip(handles, receipts, strict=True)
         ]
-        late = [
-            (handle.id, each) for handle, each in zip(handles, stories, strict=True) if each.late
-        ]
-        assert sum(each.late for _, each in late) <= stops, late
+        late = {handle.id: each.late for handle, each in zip(handles, stories, strict=True)}
+        assert sum(late.values()) <= stops, {run: count for run, count in late.items() if count}
         return stories
 
     async def is_alive(self, count: int = 10, within: float = 60.0) -> None:

@@ -99,9 +99,10 @@ BEHAVIOURS: dict[str, Callable[[str], object]] = {
 
 
 def _begin() -> str:
+    begun = time.monotonic_ns()  # before anything that lets another thread go on meanwhile
     execution = uuid4().hex
     die("before-body")
-    note(execution, "start")
+    note(execution, "start", begun)
     return execution
 
 
