@@ -93,12 +93,8 @@ class Threads:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            while not (job.is_left or job.may_begin()):
-                time.sleep(LOOK)
-            with self._lock:
-                job.is_begun = not job.is_left
             try:
-                if job.is_begun:
+                if self._begins(job):
                     self._execute(job)
             except RuntimeError:
                 return  # the loop is closed: nobody waits
@@ -110,6 +106,15 @@ class Threads:
                     self._threads -= 1
                     return
             del job
+
+    def _begins(self, job: Job) -> bool:
+        """Wait until a function may be begun; tell whether it is still heeded then."""
+        while True:
+            with self._lock:  # first, or what may be would be old by the time that we have it
+                job.is_begun = not job.is_left and job.may_begin()
+                if job.is_begun or job.is_left:
+                    return job.is_begun
+            time.sleep(LOOK)
 
     def _execute(self, job: Job) -> None:
         loop = job.outcome.get_loop()
