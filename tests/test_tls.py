@@ -25,8 +25,8 @@ from tests.support.replicated import SERVICE
 from tests.support.tls import Authority, SecureCluster, SecureSentinel, SecureServer
 from tests.support.waiting import eventually
 
-# asyncio may leave a connection that is given up in the first steps of TLS to the garbage collector.
-# It shall come here, and not in the middle of a later test.
+# A connection that is given up in its first steps of TLS, asyncio may leave to the garbage
+# collector. That shall come here, and not in the middle of a later test.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
 )
