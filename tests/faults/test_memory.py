@@ -18,6 +18,8 @@ from tests.faults.test_deaths import LEASE, poisoned
 ROOM = 512 * 2**20
 
 
+# The kernel writes a page about each such death to its console, where others may wait for it.
+@pytest.mark.slow
 async def test_a_worker_that_the_kernel_kills_costs_one_step_and_is_said_to_have_lacked_memory(
     tmp_path: Path,
 ) -> None:
