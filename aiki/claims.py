@@ -84,6 +84,9 @@ class Claims:
             # Others could not use what we would wait with, so among others we only look.
             is_alone = not self._slots.are_shared
             entries = await self._reader.read(self._streams, share, wait=is_alone)
+            if entries and not self._slots.are_open:
+                unwanted, entries = entries, []
+                await self._reader.put_back(unwanted)
         finally:
             self._slots.give_back(share - len(entries))
         return entries if entries or is_alone else await self._wait()

@@ -30,6 +30,11 @@ class Slots:
         """Whether several read for them."""
         return self._readers > 1
 
+    @property
+    def are_open(self) -> bool:
+        """Whether what was lent may still be filled: not where the worker has been paused since."""
+        return self._free() > 0
+
     async def take(self) -> int:
         """Wait for a turn and take a share, which is to be given back: all, for one reader."""
         while self._queue or self.left <= 0:

@@ -140,6 +140,19 @@ async def test_recovery_offers_again_what_was_delivered_and_not_claimed(scene: S
     await audit(scene)
 
 
+async def test_what_a_worker_reads_after_it_was_given_up_is_offered_again_at_its_end(
+    scene: Scene,
+) -> None:
+    victim, heir = await scene.register(), await scene.register()
+    await scene.kill(victim)
+    started = [await scene.start_run() for _ in range(130)]
+    await scene.deliver(victim)  # its read had been waiting
+    await scene.kill(victim)  # it hears that it was given up, and ends
+    assert sorted(entry.run_id for entry in await scene.deliver(heir)) == sorted(started)
+    assert await consumers(scene) == {heir}
+    await audit(scene)
+
+
 async def test_a_run_that_was_parked_or_taken_by_another_is_not_given_back(scene: Scene) -> None:
     victim, heir = await scene.register(), await scene.register()
     await scene.parked(victim)

@@ -152,6 +152,18 @@ async def test_it_leaves_what_it_does_not_serve(site: Site) -> None:
     assert await pool.wait_for_completion(60) == "b"
 
 
+@pytest.mark.plain_only("a run that is handed back is claimed by others only")
+async def test_paused_it_puts_back_what_it_had_asked_for(site: Site) -> None:
+    worker = await site.app.serve(site.wf)
+    await site.v1.start(site.app.client, "a")
+    await site.has("begin a")
+    worker.pause()  # though it waits for more already
+    await site.v1.start(site.app.client, "b")
+    other = await site.app.serve(site.wf, client=await site.app.connect())
+    await site.has("begin b")
+    assert [worker.hosted, other.hosted] == [1, 1]
+
+
 @pytest.mark.plain_only("what it has, it would hand back, and claim no more")
 async def test_paused_it_claims_nothing_and_goes_on_with_what_it_has(site: Site) -> None:
     worker = await site.app.serve(site.wf, max_concurrent_workflow_runs=1)
@@ -161,8 +173,7 @@ async def test_paused_it_claims_nothing_and_goes_on_with_what_it_has(site: Site)
     second = await site.v1.start(site.app.client, "b")
     site.gate("a").set()
     assert await first.wait_for_completion(60) == "a"
-    assert (await second.status()).status is Status.QUEUED
-    assert worker.report()["paused"] is True
+    assert [(await second.status()).status, worker.report()["paused"]] == [Status.QUEUED, True]
     worker.unpause()
     site.gate("b").set()
     assert await second.wait_for_completion(60) == "b"

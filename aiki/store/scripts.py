@@ -18,16 +18,24 @@ class Script:
 
 
 def _assemble(text: str, shared: Traversable) -> str:
-    """Put the shared functions that a script names after `-- uses:` before its first code."""
+    """Put the shared functions that a script names after `-- uses:` before its first code.
+
+    Or where it names them: what only few calls need is not made by the others.
+    """
     lines = text.splitlines(keepends=True)
     code = next(n for n, line in enumerate(lines) if line.startswith("local p = KEYS[1]"))
-    parts = ["".join(lines[:code]), lines[code]]
-    for line in lines[:code]:
-        if line.startswith("-- uses: "):
-            names = line.removeprefix("-- uses: ").strip().split(", ")
-            parts += [(shared / f"{name}.lua").read_text() for name in names]
-    parts.append("".join(lines[code + 1 :]))
-    return "".join(parts)
+    header = "".join(_named(line, shared) for line in lines[:code])
+    body = "".join(_named(line, shared) or line for line in lines[code + 1 :])
+    return "".join(lines[: code + 1]) + header + body
+
+
+def _named(line: str, shared: Traversable) -> str:
+    """Give the functions that a line names; nothing for any other line."""
+    names = line.strip()
+    if not names.startswith("-- uses: "):
+        return ""
+    names = names.removeprefix("-- uses: ")
+    return "".join((shared / f"{name}.lua").read_text() for name in names.split(", "))
 
 
 def _load() -> dict[str, Script]:

@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: fence, close
 -- Record how a step ended.
 -- KEYS  the key prefix
 -- ARGV  run id, token, address#n, entry (of kind r, f or n)
@@ -12,4 +11,8 @@ local f = redis.call('HMGET', run, 'token', 'cancel', 'news')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
+if not (f[2] or f[3]) and redis.call('HSETNX', run .. ':journal', ARGV[3], ARGV[4]) == 1 then
+  return 0 -- as most of them are
+end
+-- uses: fence, close
 return close(run, ARGV[3], ARGV[4], ARGV[2]) or flags(f[2], f[3])

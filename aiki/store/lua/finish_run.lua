@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir, counts, mail, family, finish
+-- uses: clock, index, conclude
 -- End a run with its handler's outcome; steps still pending are marked abandoned. Why a run is
 -- cancelled is taken from its record: its owner was told that it is, not why.
 -- KEYS  the key prefix
@@ -20,8 +20,12 @@ for i = 6, #ARGV, 2 do
 end
 local field = ARGV[4] == 'completed' and 'result' or 'failure'
 local payload = ARGV[4] == 'cancelled' and f[5] or ARGV[5]
-finish(id, run, f[2], f[3], 'running', ARGV[4], field, payload, 'ended:' .. ARGV[2],
-  ms(now()), f[6])
+local at = ms(now())
+conclude(id, run, f[2], f[3], 'running', ARGV[4], field, payload, 'ended:' .. ARGV[2], at)
+if f[6] then
+  -- uses: waits, ready, enqueue, stir, counts, mail, family
+  family(id, run, f[6], ARGV[4], at)
+end
 redis.pcall('SREM', p .. 'worker:' .. ARGV[3] .. ':runs', id)
 if f[4] == '1' then
   redis.pcall('ZREM', p .. 'quarantine', id)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, again, index, enqueue, stir, counts, mail, family, finish
+-- uses: clock, waits, ready, again, index, enqueue, stir, counts, mail, family, conclude, finish
 -- Give back what a worker that is gone still holds, in batches. Marks the lease dead first and
 -- removes it with the last batch, so that whoever comes next can finish the job. What the worker
 -- said of itself is kept for an hour more, so that a register sent again late finds it dead.
@@ -15,8 +15,27 @@ local incarnation = ARGV[1]
 local worker = p .. 'worker:' .. incarnation
 local at = now()
 local lease = redis.call('ZSCORE', p .. 'workers', incarnation)
+local batch = tonumber(ARGV[8])
+local left = 0
+
+local function give_back_entries(stream)
+  local pending = redis.call('XPENDING', p .. stream, 'workers', '-', '+', batch, incarnation)
+  for _, item in ipairs(pending) do
+    again(stream, item[1])
+  end
+  if #pending == batch then
+    left = left + 1
+  else
+    redis.call('XGROUP', 'DELCONSUMER', p .. stream, 'workers', incarnation)
+  end
+end
+
 if not lease then
-  return { 'DONE', {}, {} }
+  -- It may have read once more after it was given back, and before it knew.
+  for _, stream in ipairs(redis.call('SMEMBERS', p .. 'streams')) do
+    pcall(give_back_entries, stream)
+  end
+  return { left > 0 and 'MORE' or 'DONE', {}, {} }
 end
 if ARGV[2] == '1' and lease ~= '0' then
   local grace = redis.call('HGET', p .. 'pulse', 'grace')
@@ -24,7 +43,6 @@ if ARGV[2] == '1' and lease ~= '0' then
     return { 'ALIVE', {}, {} }
   end
 end
-local batch = tonumber(ARGV[8])
 local owned = redis.call('SRANDMEMBER', worker .. ':runs', batch)
 local streams = redis.call('SMEMBERS', worker .. ':streams')
 redis.call('ZADD', p .. 'workers', '0', incarnation)
@@ -75,19 +93,7 @@ for _, id in ipairs(owned) do
   pcall(give_back, id) -- a damaged run holds nobody up; the sweep finds it without an owner
   redis.call('SREM', worker .. ':runs', id)
 end
-local left = redis.call('SCARD', worker .. ':runs')
-
-local function give_back_entries(stream)
-  local pending = redis.call('XPENDING', p .. stream, 'workers', '-', '+', batch, incarnation)
-  for _, item in ipairs(pending) do
-    again(stream, item[1])
-  end
-  if #pending == batch then
-    left = left + 1
-  else
-    redis.call('XGROUP', 'DELCONSUMER', p .. stream, 'workers', incarnation)
-  end
-end
+left = redis.call('SCARD', worker .. ':runs')
 
 for _, stream in ipairs(streams) do
   pcall(give_back_entries, stream)

@@ -1,15 +1,7 @@
--- finish(id, run, workflow, watchers, from, to, field, payload, token, at, kin): end a run for
--- good. Its place in the index of its last status, by time, is also its retention. Watchers are
--- sent the outcome too, unless it is so long that they had better ask for it.
+-- finish(id, run, workflow, watchers, from, to, field, payload, token, at, kin): conclude a run, and
+-- tell its parent and its children.
 local function finish(id, run, workflow, watchers, from, to, field, payload, token, at, kin)
-  redis.call('HSET', run, 'status', to, 'since', at, 'owner', '', 'token', token, field, payload)
-  move(id, workflow, from, to, at)
-  if watchers then
-    local message = id .. ' ' .. to .. (#payload <= 65536 and ' ' .. payload or '')
-    for inbox in string.gmatch(watchers, '[^\n]+') do
-      redis.pcall('PUBLISH', inbox, message)
-    end
-  end
+  conclude(id, run, workflow, watchers, from, to, field, payload, token, at)
   if kin then
     family(id, run, kin, to, at)
   end
