@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from aiki.codec import address
@@ -14,7 +13,6 @@ from aiki.execution import Execution
 from aiki.failures import failure_from_exception, failure_to_json, task_failed
 from aiki.once import Once
 from aiki.operation import Operation, State
-from aiki.publisher import Outlet
 from aiki.records import Entry, EntryKind, open_payload
 from aiki.states import Status
 from aiki.step import StepSpec, ThreadLeft, call
@@ -25,7 +23,6 @@ class Attempts:
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        self._loop = asyncio.get_running_loop()
         self._once = Once()
 
     async def execute(
@@ -64,7 +61,7 @@ class Attempts:
     ) -> Any:
         run, entry = self._execution, operation.entry
         commits, host = run.commits, run.host
-        attempt, begun, failure, details = 1, self._loop.time(), b"", b""
+        attempt, begun, failure, details = 1, run.loop.time(), b"", b""
         if entry is not None:
             failure, details = entry.failure, entry.details
             now = commits.server_now()
@@ -75,11 +72,12 @@ class Attempts:
         while True:
             await run.may_start(operation)
             operation.state = State.EXECUTING
-            about = self._attempt(operation, spec, attempt, begun, failure, details)
+            about = CurrentStep(
+                run, operation.key, spec.name, attempt,
+                begun=begun, failure=failure, details=details,
+            )  # fmt: skip
             try:
-                value = await call(
-                    spec, about, args, kwargs, host.threads, host.is_leased, host.around_task
-                )
+                value = await call(spec, about, args, kwargs, host.threads, host.around_task)
                 if operation.is_cancelled:
                     raise asyncio.CancelledError  # noqa: TRY301 - the task caught it
                 payload, value = commits.encoded(spec, value)
@@ -93,7 +91,7 @@ class Attempts:
                 await run.record(operation, commit)
                 return value
             await self._judge(operation, spec, error)
-            spent = self._loop.time() - begun
+            spent = run.loop.time() - begun
             delay = spec.next_delay(attempt, spent, error, random.random())  # noqa: S311
             payload = failure = failure_to_json(failure_from_exception(error))
             if delay is None:
@@ -111,40 +109,6 @@ class Attempts:
             await self._wait(operation, delay)
             attempt += 1
 
-    def _attempt(  # noqa: PLR0917 - six facts about one attempt
-        self,
-        operation: Operation,
-        spec: StepSpec,
-        attempt: int,
-        begun: float,
-        failure: bytes,
-        details: bytes,
-    ) -> CurrentStep:
-        """Give what the task may know and say; the last two are of the attempt before."""
-        run_id = self._execution.owner.run_id
-        about = CurrentStep(
-            run_id,
-            attempt,
-            f"{self._execution.scope}/{operation.key}",
-            spec.name,
-            loop=self._loop,
-            begun=begun,
-            failure=failure,
-            details=details,
-            write=partial(self._beat, operation),
-            is_draining=self._execution.host.is_draining,
-            outlet=Outlet(operation.key, attempt, self._execution),
-        )
-        if spec.schedule_to_close is not None and operation.entry is None:
-            about.note()  # or a death in this attempt would begin the time anew
-        return about
-
-    async def _beat(self, operation: Operation, about: CurrentStep) -> None:
-        """Store what an attempt says while it is under way."""
-        run = self._execution
-        if not run.is_closed:
-            await run.written(operation.key, run.commits.heartbeat(operation, about))
-
     async def _judge(self, operation: Operation, spec: StepSpec, error: BaseException) -> None:
         """Tell a failed attempt from what only looks like one; return where it is one."""
         run = self._execution
@@ -160,7 +124,7 @@ class Attempts:
             run.host.recycle(f"a thread of task {spec.name!r} goes on after its time-out")
 
     async def _wait(self, operation: Operation, delay: float) -> None:
-        until = self._loop.time() + delay
+        until = self._execution.loop.time() + delay
         self._execution.wait_begins(operation, until, Status.AWAITING_RETRY)
         await asyncio.sleep(delay)
 

@@ -92,13 +92,13 @@ class Commits:
         milliseconds = round(delay * 1000)
         return await self._runs.commit_attempt(self._owner, operation.key, milliseconds, rest)
 
-    async def heartbeat(self, operation: Operation, about: CurrentStep) -> int | bytes:
+    async def heartbeat(self, about: CurrentStep) -> int | bytes:
         """Record that an attempt is under way, and what it said."""
         # One place in the order will do: an hour of heartbeats must not use up those of a round.
         about.seq = about.seq or self._rounds.stamp()
         payload = open_payload(about.failure, about.details)
         rest = self._rest(about.seq, about.attempt - 1, about.begun, payload)
-        return await self._runs.heartbeat_step(self._owner, operation.key, rest)
+        return await self._runs.heartbeat_step(self._owner, about.journal_key, rest)
 
     async def abandon(
         self, operation: Operation, turn: Turn, *, deliver_cancel: bool = False

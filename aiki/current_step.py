@@ -8,11 +8,11 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from types import EllipsisType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiki.codec import Codec
-from aiki.errors import DefinitionError
-from aiki.publisher import Outlet
+from aiki.errors import DefinitionError, InvalidTransition
+from aiki.publisher import Publishing
 from aiki.topic import Topic
 
 T = TypeVar("T")
@@ -21,6 +21,19 @@ MAX_DETAILS = 64 * 1024  # bytes; they are read with the journal at each claim
 WRITE_EVERY = 1.0  # seconds between two writes of one step's heartbeats
 
 _details = Codec(object, "the details of a heartbeat")
+
+
+class Reporting(Publishing, Protocol):
+    """The run of a step, as far as the step speaks to it."""
+
+    run_id: str
+    scope: str
+    loop: asyncio.AbstractEventLoop
+    is_draining: Callable[[], bool]
+
+    def beat(self, step: CurrentStep) -> Coroutine[Any, Any, None]:
+        """Store what an attempt says while it is under way."""
+        ...
 
 
 class CurrentStep:
@@ -34,8 +47,9 @@ class CurrentStep:
         "_is_draining",
         "_is_noted",
         "_loop",
-        "_outlet",
-        "_write",
+        "_numbers",
+        "_run",
+        "_scope",
         "_writing",
         "_written",
         "attempt",
@@ -45,7 +59,7 @@ class CurrentStep:
         "heard",
         "is_cancelled",
         "is_heard",
-        "key",
+        "journal_key",
         "run_id",
         "seq",
         "task",
@@ -53,44 +67,46 @@ class CurrentStep:
 
     def __init__(
         self,
-        run_id: str,
-        attempt: int,
-        key: str,
+        run: Reporting,
+        journal_key: str,
         task: str,
+        attempt: int,
         *,
-        loop: asyncio.AbstractEventLoop,
         begun: float,
         failure: bytes,
         details: bytes,
-        write: Callable[[CurrentStep], Coroutine[Any, Any, None]],
-        is_draining: Callable[[], bool],
-        outlet: Outlet,
     ) -> None:
-        self.run_id = run_id
-        self.attempt = attempt
-        """1 for the first attempt; a crash of the worker does not count one."""
-        self.key = key
-        """The same across retries, moves to another worker and recovery: an idempotency key for
-        whatever the task calls."""
+        self.run_id = run.run_id
         self.task = task
         """The task's name."""
+        self.attempt = attempt
+        """1 for the first attempt; a crash of the worker does not count one."""
         self.is_cancelled = False
         """Whether nobody waits for this attempt any more: its time is over, the run was cancelled,
         or another worker has it. A thread had better end then."""
+        self.journal_key = journal_key
         self.begun = begun  # by the loop's clock: the first attempt
         self.failure = failure  # of the attempt before
-        self.details = details  # that were said last
-        self.heard = time.monotonic()
+        self.details = self._earlier = details  # that were said last
+        self.heard = 0.0  # by the system's clock, where that counts
         self.is_heard = False
         self.seq = 0
-        self._earlier = details
-        self._write = write
-        self._is_draining = is_draining
-        self._loop = loop
-        self._outlet = outlet
+        self._run: Reporting | None = run
+        self._scope = run.scope
+        self._loop = run.loop
+        self._is_draining = run.is_draining
+        self._numbers: dict[str, int] | None = None  # of the chunks that were published
         self._is_noted = False
         self._writing: asyncio.Task[None] | None = None
         self._written = -WRITE_EVERY
+
+    @property
+    def key(self) -> str:
+        """The same across retries, moves to another worker and recovery.
+
+        An idempotency key for whatever the task calls.
+        """
+        return f"{self._scope}/{self.journal_key}"
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -142,18 +158,22 @@ class CurrentStep:
         does not describe, `LimitExceeded` as `Run.publish` does, and `InvalidTransition` where the
         topic is closed or the task is over.
         """
-        self._outlet.publish(topic, chunk)
+        run = self._publishing()
+        if self._numbers is None:
+            self._numbers = {}
+        key = run.published_as(self.journal_key)
+        run.publisher.publish(topic, chunk, key, self.attempt, self._numbers)
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Tell how far the run is, of `total` where that is known; see `Run.progress`."""
-        self._outlet.reach(done, total)
+        self._publishing().publisher.reach(done, total)
 
     # For the run
 
     def end(self) -> None:
         """Let nothing more be said."""
         self.is_cancelled = True
-        self._outlet.close()
+        self._run = None
 
     def note(self) -> None:
         """Have what was said stored, soon."""
@@ -161,6 +181,13 @@ class CurrentStep:
         if not self._is_noted:
             self._is_noted = True
             self._loop.call_soon_threadsafe(self._store_later)
+
+    def _publishing(self) -> Reporting:
+        if self._run is None:
+            raise InvalidTransition(
+                f"the execution of step {self.journal_key} is over; a task publishes while it runs"
+            )
+        return self._run
 
     def _store_later(self) -> None:
         if self._writing is not None:
@@ -172,11 +199,11 @@ class CurrentStep:
             self._store()
 
     def _store(self) -> None:
-        if self.is_cancelled:
+        if self._run is None:
             return
         self._is_noted = False
         self._written = self._loop.time()
-        self._writing = self._loop.create_task(self._write(self))
+        self._writing = self._loop.create_task(self._run.beat(self))
         self._writing.add_done_callback(self._stored)
 
     def _stored(self, _: asyncio.Task[None]) -> None:

@@ -70,7 +70,7 @@ class Execution(Recording):
     def begin(self, handler: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Start the handler; `steering` tells what comes of it."""
         name = f"aiki run {self.owner.run_id}"
-        self._handler = self._loop.create_task(self._handle(handler), name=name)
+        self._handler = self.loop.create_task(self._handle(handler), name=name)
         if is_asked(self._known_news.mail):
             self.look_for_questions()
 
@@ -178,7 +178,7 @@ class Execution(Recording):
 
     def is_closing(self, error: BaseException, task: asyncio.Task[Any] | None) -> bool:
         """Tell a GeneratorExit that ends a coroutine from one that its own code raised."""
-        return isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not task
+        return isinstance(error, GeneratorExit) and asyncio.current_task(self.loop) is not task
 
     # One operation
 
@@ -201,7 +201,7 @@ class Execution(Recording):
         if self.is_closed:
             await self._operations.never()
         # Told the loop, it need not look for it, which costs a system call on Python 3.11
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task(self.loop)
         assert task is not None  # noqa: S101 - the run checked that it is on the loop
         key, entry = self._journal.take(address)
         operation = Operation(key, entry, task, is_aside=is_aside)
@@ -223,7 +223,7 @@ class Execution(Recording):
         finally:
             self._operations.remove(operation)
             self._quiet = 0
-            self._given_at = self._loop.time()
+            self._given_at = self.loop.time()
             if self._conditions is not None:
                 self._conditions.look()
             if self._suspending:
@@ -248,7 +248,7 @@ class Execution(Recording):
             await self._operations.until_cancelled()
         if entry.kind is EntryKind.ABANDONED:
             operation.state = State.POINT
-            self._delivering = self._loop.create_task(self._give_cancel(operation, turn))
+            self._delivering = self.loop.create_task(self._give_cancel(operation, turn))
             await self._operations.until_cancelled()
         operation.state = State.REPLAYING
         is_late = False
@@ -303,7 +303,7 @@ class Execution(Recording):
         operation.parks_as = parks_as
         if self._suspending:
             self._check_suspend()
-        elif until - self._loop.time() > self.host.inline_wait:
+        elif until - self.loop.time() > self.host.inline_wait:
             self.check_park_later()
         self._meet_cancel()
 
@@ -329,7 +329,7 @@ class Execution(Recording):
                 if self._replay is not None:
                     self._replay.watch()
                 if self._suspending:
-                    self._loop.call_soon(self._check_suspend)
+                    self.loop.call_soon(self._check_suspend)
                 await self._operations.hold(operation)
             elif self._cancel_wanted and not self.cancel_delivered and not operation.is_aside:
                 self._deliver_cancel(operation)
@@ -394,7 +394,7 @@ class Execution(Recording):
     def _deliver_cancel(self, operation: Operation) -> None:
         """Record where the cancel meets the handler, then raise it there."""
         operation.state = State.POINT
-        self._delivering = self._loop.create_task(self._record_cancel(operation))
+        self._delivering = self.loop.create_task(self._record_cancel(operation))
 
     async def _record_cancel(self, operation: Operation) -> None:
         turn = operation.turn = self._rounds.join(is_alone=False)
@@ -419,7 +419,7 @@ class Execution(Recording):
             operation.task.cancel()
         if self._handler is not None and not self.is_closed:
             self._handler.cancel("the run was cancelled")
-            self._loop.call_later(self.host.cancel_grace, self._check_cancelled)
+            self.loop.call_later(self.host.cancel_grace, self._check_cancelled)
         self._go_on()
         await self._rounds.come(self._rounds.next(), is_final=True)
 
@@ -429,7 +429,7 @@ class Execution(Recording):
         if self.is_closed:
             return
         if self._operations.some_are(*busy):
-            self._loop.call_later(self.host.cancel_grace, self._check_cancelled)
+            self.loop.call_later(self.host.cancel_grace, self._check_cancelled)
         else:
             self.steering.ask(Steer.OVERDUE)
 
@@ -443,7 +443,7 @@ class Execution(Recording):
     def check_park_later(self, *, after: float = PARK_AFTER) -> None:
         """Look in a moment whether the run may be parked."""
         if self._park_check is None and self._operations.some_are(State.WAITING):
-            self._park_check = self._loop.call_later(after, self._check_park)
+            self._park_check = self.loop.call_later(after, self._check_park)
 
     def _check_park(self) -> None:
         """Ask to be parked where everything pending is a wait that the store will end.
@@ -453,7 +453,7 @@ class Execution(Recording):
         """
         self._quiet += 1
         if self._quiet < SETTLE_TURNS:
-            self._park_check = self._loop.call_soon(self._check_park)
+            self._park_check = self.loop.call_soon(self._check_park)
             return
         self._park_check = None
         if self._answers is not None and self._answers.is_busy:
@@ -461,7 +461,7 @@ class Execution(Recording):
             return
         if self._conditions is not None:
             self._conditions.check()  # or what has just come true would be slept over
-        now = self._loop.time()
+        now = self.loop.time()
         soon = now + self.host.inline_wait
         operations = self._operations
         if operations and not self._is_blocked() and operations.all_wait_beyond(soon):

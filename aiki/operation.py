@@ -18,7 +18,7 @@ from aiki.store.control import Control
 from aiki.store.mailbox import Mailbox
 from aiki.store.runs import Runs
 from aiki.store.streams import Streams
-from aiki.threads import Threads
+from aiki.threads import LentThreads
 
 # Of all that a run waits for, what its status names
 PARKS_AS = (
@@ -62,7 +62,7 @@ class Host:
     """Where a message to any other run goes, by its id."""
     streams: Streams
     children: Children
-    threads: Threads
+    threads: LentThreads
     label: str
     inline_wait: float
     divergence_after: float

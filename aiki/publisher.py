@@ -255,41 +255,6 @@ class Publishing(Protocol):
         ...
 
 
-class Outlet:
-    """What one execution of a step publishes, as long as it lasts."""
-
-    __slots__ = ("_attempt", "_key", "_numbers", "_run")
-
-    def __init__(self, key: str, attempt: int, run: Publishing) -> None:
-        self._key = key
-        self._attempt = attempt
-        self._numbers: dict[str, int] | None = None
-        self._run: Publishing | None = run
-
-    def publish(self, topic: Topic[Any], chunk: Any) -> None:
-        """Publish a chunk."""
-        run = self._open()
-        if self._numbers is None:
-            self._numbers = {}
-        key = run.published_as(self._key)
-        run.publisher.publish(topic, chunk, key, self._attempt, self._numbers)
-
-    def reach(self, done: float, total: float | None) -> None:
-        """Note how far the run is."""
-        self._open().publisher.reach(done, total)
-
-    def close(self) -> None:
-        """Publish nothing more: the execution is over."""
-        self._run = None
-
-    def _open(self) -> Publishing:
-        if self._run is None:
-            raise InvalidTransition(
-                f"the execution of step {self._key} is over; a task publishes while it runs"
-            )
-        return self._run
-
-
 def _closed(topic: Topic[Any]) -> InvalidTransition:
     return InvalidTransition(f"{topic!r} is closed; nothing can be published there any more")
 

@@ -17,6 +17,7 @@ from aiki.asked import Asked
 from aiki.codec import address
 from aiki.commits import Commits
 from aiki.conditions import Conditions
+from aiki.current_step import CurrentStep
 from aiki.errors import AikiError
 from aiki.journal import Journal
 from aiki.newsdesk import NewsDesk
@@ -38,11 +39,13 @@ class Recording(ABC):
 
     def __init__(self, claimed: ClaimedRun, host: Host, asked: Mapping[str, Asked]) -> None:
         self.owner = claimed.ownership
+        self.run_id = claimed.ownership.run_id
         self.scope = claimed.scope
         self._secret = claimed.secret
         self.host = host
+        self.is_draining = host.is_draining
         self.asked = asked
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._journal = Journal(claimed.journal, claimed.cancel_at)
         self._rounds = Rounds(claimed.journal, claimed.cancel_at)
@@ -109,7 +112,7 @@ class Recording(ABC):
                     self._streams,
                     written=self.written,
                     now_ms=self.commits.server_now,
-                    loop=self._loop,
+                    loop=self.loop,
                 )
             return self._publisher
 
@@ -207,6 +210,11 @@ class Recording(ABC):
             await self._operations.never()
         return answers
 
+    async def beat(self, step: CurrentStep) -> None:
+        """Store what an attempt of a step says while it is under way."""
+        if not self.is_closed:
+            await self.written(step.journal_key, self.commits.heartbeat(step))
+
     async def written(self, key: str, sending: Awaitable[int | bytes]) -> bool:
         """Tell whether a write was done, and steer the run where the store's word is another."""
         try:
@@ -227,7 +235,7 @@ class Recording(ABC):
     async def _suspended(self) -> NoReturn:
         self.suspend()
         # Others that execute may end first; one that would never end is not waited for.
-        self._loop.call_later(SUSPEND_AFTER, self.steering.ask, Steer.RELEASE)
+        self.loop.call_later(SUSPEND_AFTER, self.steering.ask, Steer.RELEASE)
         await self._operations.never()
 
     async def _record_abandoned(self, operation: Operation, late: Turn | None) -> Turn:
@@ -236,7 +244,7 @@ class Recording(ABC):
         if late is not None:
             self._rounds.hold(late)
         turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
-        writing = self._loop.create_task(self.commits.abandon(operation, turn))
+        writing = self.loop.create_task(self.commits.abandon(operation, turn))
         await self._outlast(writing)
         if late is not None:
             self._rounds.withdraw(late)

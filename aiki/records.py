@@ -23,6 +23,7 @@ class EntryKind(StrEnum):
     ABANDONED = "a"
 
 
+_LETTERS = {kind: kind.encode() for kind in EntryKind}
 _KINDS = {kind.value: kind for kind in EntryKind}  # called, it takes as long as all the rest
 
 
@@ -97,7 +98,7 @@ def open_payload(failure: bytes, details: bytes) -> bytes:
 
 def closed_entry(kind: EntryKind, token: str, written: int, rest: bytes) -> bytes:
     """Give the stored form of a closed entry. Nothing is decided by when it was written."""
-    return b"%b %b %d 0 %b" % (kind.encode(), token.encode(), written, rest)
+    return b"%b %b %d 0 %b" % (_LETTERS[kind], token.encode(), written, rest)
 
 
 @dataclass(frozen=True, slots=True)

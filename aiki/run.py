@@ -341,7 +341,7 @@ class Run:
             DefinitionError: it was called outside the handler.
         """
         text = _checked_details(text)
-        if is_in_step() or _active.get() is not self or not self.execution.is_on_this_loop():
+        if not self._is_here():
             raise DefinitionError(
                 f"the details of run {self.id} were set outside its handler; set them in the "
                 "handler, with the `run` that it was given"
@@ -394,7 +394,8 @@ class Run:
             DataError, LimitExceeded: the input cannot be stored.
             DefinitionError: it was called where no step can run.
         """
-        self.check_here(f"task {spec.name!r} was started", _START_IT_THERE)
+        if not self._is_here():
+            self.check_here(f"task {spec.name!r} was started", _START_IT_THERE)
         known = self._specs.setdefault(spec.name, spec)
         if known is not spec and known.identity != spec.identity:
             raise DefinitionError(
@@ -407,11 +408,14 @@ class Run:
         """Raise `DefinitionError` unless the caller is this run's handler; `what` it has done."""
         if is_in_step():
             raise DefinitionError(f"{what} inside a task; a task is one step, so {instead}")
-        if _active.get() is not self or not self.execution.is_on_this_loop():
+        if not self._is_here():
             raise DefinitionError(
                 f"{what} with run {self.id} outside that run's handler; do it in the handler, with "
                 "the `run` that the handler was given"
             )
+
+    def _is_here(self) -> bool:
+        return _active.get() is self and not is_in_step() and self.execution.is_on_this_loop()
 
     def _is_patched(self, name: str) -> bool:
         notes, is_replaying = self.execution.notes, self.execution.is_replaying

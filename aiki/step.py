@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from aiki.codec import Arguments, Codec
 from aiki.current_step import CurrentStep, entered, left
 from aiki.retry import RetryPolicy
-from aiki.threads import Job, Threads
+from aiki.threads import Job, LentThreads
 
 LAST_WORDS = 1.0  # seconds for a thread that gives heartbeats to hear that its time is over
 
@@ -36,15 +36,12 @@ class StepSpec:
     source: str
     schedule_to_close: float | None = None
     heartbeat_timeout: float | None = None
+    is_limited: bool = field(init=False)
+    """Whether there is a time after which an attempt is given up."""
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is a time after which an attempt is given up."""
-        return (
-            self.timeout is not None
-            or self.schedule_to_close is not None
-            or self.heartbeat_timeout is not None
-        )
+    def __post_init__(self) -> None:
+        limits = (self.timeout, self.schedule_to_close, self.heartbeat_timeout)
+        object.__setattr__(self, "is_limited", limits != (None, None, None))
 
     def next_delay(
         self, attempt: int, elapsed: float, error: BaseException, rand: float
@@ -73,50 +70,49 @@ class ThreadLeft(TimedOut):
     """The task took longer than its time-out in a thread, which nobody can stop."""
 
 
-async def call(  # noqa: PLR0917 - seven facts about one call
+async def call(  # noqa: PLR0917 - six facts about one call
     spec: StepSpec,
     about: CurrentStep,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    threads: Threads,
-    is_leased: Callable[[], bool],
+    threads: LentThreads,
     around: Sequence[AroundTask] = (),
 ) -> Any:
     """Make one attempt and give what the task returned.
-
-    A thread begins it as long as the run `is_leased`: it may come to it late.
 
     Raises:
         TimedOut: the time-out passed. A coroutine was cancelled; a thread goes on unheeded.
         BaseException: whatever the task raised.
     """
     token = entered(about)
+    if spec.schedule_to_close is not None:
+        about.note()  # or a death in this attempt would begin the time anew
     try:
         if around:
-            make = partial(_attempt, spec, about, args, kwargs, threads, is_leased)
+            make: Callable[[], Awaitable[Any]]
+            make = partial(_attempt, spec, about, args, kwargs, threads)
             for each in reversed(around):
                 make = partial(each.task, about, make)
             return await make()
-        return await _attempt(spec, about, args, kwargs, threads, is_leased)
+        return await _attempt(spec, about, args, kwargs, threads)
     finally:
         about.end()
         left(token)
 
 
-async def _attempt(  # noqa: PLR0917 - the same
+def _attempt(
     spec: StepSpec,
     about: CurrentStep,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    threads: Threads,
-    is_leased: Callable[[], bool],
-) -> Any:
+    threads: LentThreads,
+) -> Awaitable[Any]:
     if not spec.is_async:
-        call = partial(spec.fn, *args, **kwargs)
-        return await _in_thread(spec, about, call, threads, is_leased)
+        return _in_thread(spec, about, partial(spec.fn, *args, **kwargs), threads)
     if not spec.is_limited:
-        return await spec.fn(*args, **kwargs)
-    return await _in_time(Limits(spec, about), partial(spec.fn, *args, **kwargs))
+        made: Awaitable[Any] = spec.fn(*args, **kwargs)
+        return made
+    return _in_time(Limits(spec, about), partial(spec.fn, *args, **kwargs))
 
 
 class Limits:
@@ -126,7 +122,7 @@ class Limits:
         self._spec = spec
         self._about = about
         self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
+        self.begin()
         self._timeout: asyncio.Timeout | None = None
         self._looking: asyncio.TimerHandle | None = None
 
@@ -144,7 +140,7 @@ class Limits:
         return None if closes is None else self._about.begun + closes - self._loop.time()
 
     def begin(self) -> None:
-        """Count from now on, and no more from when a thread was asked for."""
+        """Count from now on, also where a thread was asked for some time ago."""
         self._begun = self._loop.time()
         self._about.heard = time.monotonic()
 
@@ -185,10 +181,9 @@ async def _in_thread(
     spec: StepSpec,
     about: CurrentStep,
     call: Callable[[], Any],
-    threads: Threads,
-    is_leased: Callable[[], bool],
+    threads: LentThreads,
 ) -> Any:
-    job = threads.run(call, is_leased, tells_begin=spec.is_limited)
+    job = threads.run(call, tells_begin=spec.is_limited)
     try:
         if job.has_begun is not None:
             limits = Limits(spec, about)

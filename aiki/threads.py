@@ -127,6 +127,25 @@ class Threads:
         loop.call_soon_threadsafe(_settle, job.outcome, outcome, error)
 
 
+class LentThreads:
+    """A worker's threads, as they are lent to the runs of one partition.
+
+    They begin nothing while its lease is not known to be ours.
+    """
+
+    def __init__(self, threads: Threads, is_leased: Callable[[], bool]) -> None:
+        self._threads = threads
+        self._is_leased = is_leased
+
+    def run(self, call: Callable[[], Any], *, tells_begin: bool) -> Job:
+        """Call a function in a thread, as soon as it may be begun."""
+        return self._threads.run(call, self._is_leased, tells_begin=tells_begin)
+
+    def leave(self, job: Job) -> None:
+        """Heed a function no more."""
+        self._threads.leave(job)
+
+
 def _settle(future: asyncio.Future[Any], outcome: Any, error: BaseException | None) -> None:
     if future.done():
         return

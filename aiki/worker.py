@@ -30,7 +30,7 @@ from aiki.registry import Registry
 from aiki.slots import Slots
 from aiki.store import Store
 from aiki.store.keys import partition_of
-from aiki.threads import Threads
+from aiki.threads import LentThreads, Threads
 
 _logger = logging.getLogger("aiki.worker")
 
@@ -341,6 +341,10 @@ class Worker:
     def _host_for(self, store: Store, threads: Threads) -> Host:
         partitions = self._client.partitions
         number = store.number
+
+        def is_leased() -> bool:
+            return self._presence is not None and self._presence.is_leased(number)
+
         return Host(
             runs=store.runs,
             control=store.control,
@@ -348,13 +352,13 @@ class Worker:
             mailbox_of=lambda run_id: partitions.of(run_id).mailbox,
             streams=store.streams,
             children=store.children,
-            threads=threads,
+            threads=LentThreads(threads, is_leased),
             label=self.id,
             inline_wait=self._inline_wait,
             divergence_after=self._divergence_after,
             cancel_grace=self._grace,
             suspend_always=self._suspend_always,
-            is_leased=lambda: self._presence is not None and self._presence.is_leased(number),
+            is_leased=is_leased,
             has_room=lambda: self._free_slots() > 0,
             interrupt=self._interrupted,
             recycle=self._recycle,
@@ -374,6 +378,8 @@ class Worker:
         if definition is None:
             raise AikiError(f"run {claimed.ownership.run_id} is of a version nobody registered")
         actor = Actor(claimed, definition, host, self._hooks.middleware)
+        if self._failure is not None:
+            actor.suspend()  # it was on its way when the others were
         run_id = claimed.ownership.run_id
         older = self._actors.pop(run_id, None)
         context = None if self._lifespans is None else self._lifespans.context()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,11 @@ import pytest
 from aiki.client import Client
 from aiki.current_step import CurrentStep
 from aiki.errors import AikiError, DataError, DefinitionError
-from aiki.publisher import Outlet
 from aiki.retry import fixed, never
 from aiki.run import Run
 from aiki.step import call
 from aiki.task import task
-from aiki.threads import Threads
+from aiki.threads import LentThreads, Threads
 from aiki.workflow import Start, WorkflowVersion, workflow
 
 HERE = Path(__file__).name
@@ -294,17 +294,12 @@ async def test_a_task_started_inside_a_task_is_told_that_a_task_is_one_step() ->
         inside: Any = None
         return await count_items.start(inside, [])
 
-    async def write(_: CurrentStep) -> None: ...
-
     loop = asyncio.get_running_loop()
-    unseen: Any = None
-    about = CurrentStep(
-        "r", 1, "outer#0", "outer",
-        loop=loop, begun=0, failure=b"", details=b"", write=write, is_draining=bool,
-        outlet=Outlet("outer#0", 1, unseen),
-    )  # fmt: skip
+    run: Any = SimpleNamespace(run_id="r", scope="r", loop=loop, is_draining=bool)
+    about = CurrentStep(run, "outer#0", "outer", 1, begun=0, failure=b"", details=b"")
+    threads = LentThreads(Threads(1, "test"), lambda: True)
     with pytest.raises(DefinitionError, match="a task is one step, so start it from the workflow"):
-        await call(outer._spec, about, (), {}, Threads(1, "test"), lambda: True)
+        await call(outer._spec, about, (), {}, threads)
 
 
 @pytest.mark.parametrize("given", [None, "redis://localhost", stock])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -174,13 +174,13 @@ class Runs:
             return word
         return claimed_run(entry, token, incarnation, answer, self._seals)
 
-    async def commit_step(self, owner: Ownership, key: str, entry: bytes) -> int | bytes:
+    def commit_step(self, owner: Ownership, key: str, entry: bytes) -> Awaitable[int | bytes]:
         """Record how a step ended; flags, or the script's word why not."""
         if self._seals.is_on:
             entry = self._seals.entry(owner.bound_to, key, entry)
-        command = ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
-        reply: int | bytes = await self._send(command)
-        return reply
+        return self._send(
+            ("EVALSHA", _STEP, "1", self._base, owner.run_id, owner.token, key, entry)
+        )
 
     async def commit_attempt(
         self, owner: Ownership, key: str, delay_ms: int, rest: bytes

@@ -47,9 +47,9 @@ class _Write(NamedTuple):
     """The last that is known of one owner, or of a start."""
 
     run_id: str
-    token: str = ""
-    key: str = ""
-    is_closed: bool = False
+    token: str
+    key: str
+    is_closed: bool
 
 
 class Tail:
@@ -57,7 +57,7 @@ class Tail:
 
     def __init__(self, base: str) -> None:
         self._base = base
-        self._writes: dict[str, _Write] = {}
+        self._writes: dict[str, tuple[Any, ...]] = {}  # what makes a `_Write`, for want of time
         self._fenced: set[str] = set()
         self._tell: list[Callable[[list[str]], None]] = []
         self.affected: list[str] = []
@@ -74,27 +74,27 @@ class Tail:
 
     def acknowledged(self, name: str, command: Command, reply: Any) -> None:
         """Remember a write that was done."""
-        if name == _START:
+        if name in _CLOSE:
+            if isinstance(reply, int) or (name == "consume_end" and len(reply) == _TAKEN):
+                self._remember(command[_OWNER + 1], (*command[_OWNER : _OWNER + 3], True))
+        elif name in _LEAVE:
+            if reply in _DONE:
+                self._remember(command[_OWNER + 1], (*command[_OWNER : _OWNER + 2], "", False))
+        elif name in _OPEN:
+            if not isinstance(reply, bytes):
+                self._remember(command[_OWNER + 1], (*command[_OWNER : _OWNER + 3], False))
+        else:
             for answer in reply:
                 if answer[0] == b"OK":  # else it is one word, or about one run
                     run_id = answer[1].decode(errors="replace")
-                    self._remember(run_id, _Write(run_id))
-            return
-        run_id, token, key = map(str, command[_OWNER : _OWNER + 3])
-        if name in _LEAVE:
-            if reply in _DONE:
-                self._remember(token, _Write(run_id, token))
-        elif name in _OPEN:
-            if not isinstance(reply, bytes):
-                self._remember(token, _Write(run_id, token, key))
-        elif isinstance(reply, int) or (name == "consume_end" and len(reply) == _TAKEN):
-            self._remember(token, _Write(run_id, token, key, is_closed=True))
+                    self._remember(run_id, (run_id, "", "", False))
 
-    def _remember(self, name: str, write: _Write) -> None:
-        self._writes.pop(name, None)  # so that the newest is the last
-        self._writes[name] = write
-        if len(self._writes) > REMEMBERED:
-            del self._writes[next(iter(self._writes))]
+    def _remember(self, name: Any, write: tuple[Any, ...]) -> None:
+        writes = self._writes
+        writes.pop(name, None)  # so that the newest is the last
+        writes[name] = write
+        if len(writes) > REMEMBERED:
+            del writes[next(iter(writes))]
 
     def is_fenced(self, command: Command) -> bool:
         """Tell whether a command comes from an owner whose last step is gone."""
@@ -109,7 +109,7 @@ class Tail:
         """
         lost: list[_Write] = []
         fenced: list[_Write] = []
-        newest = list(reversed(self._writes.values()))
+        newest = [_Write(*write) for write in reversed(self._writes.values())]
         for first in range(0, len(newest), PIECE):
             piece = newest[first : first + PIECE]
             answers = await asyncio.gather(*(self._is_there(write, ask) for write in piece))
