@@ -53,6 +53,8 @@ hash-max-listpack-value 512
 hash-max-listpack-entries 128
 # A claimed entry is deleted from its stream, which looks through one node
 stream-node-max-entries 16
+# Percentiles of each command, which nobody reads, and which every call in a script pays for
+latency-tracking no
 """
 _PERSISTENCE: dict[Durability, str] = {
     "always": "appendonly yes\nappendfsync always\n",
