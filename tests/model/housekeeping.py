@@ -96,6 +96,7 @@ class Housekeeping(Records):
         worker = self.workers.get(name)
         queued, stalled = list[str](), list[str]()
         if worker is None:
+            self._offer_again(name)
             return queued, stalled
         if only_if_expired and worker.lease and (worker.lease >= self.now or self.now < self.grace):
             return queued, stalled
@@ -118,12 +119,16 @@ class Housekeeping(Records):
             run.epoch += 1
             if self.held(run):
                 stalled.append(run_id)
-        for stream in (self.ready, self.alone):
-            for offer in [each for each in stream if each.reader == name]:
-                self.again(stream, offer)
+        self._offer_again(name)
         del self.workers[name]
         self.gone.add(name)
         return queued, stalled
+
+    def _offer_again(self, name: str) -> None:
+        """Add anew what was delivered to a reader and not claimed."""
+        for stream in (self.ready, self.alone):
+            for offer in [each for each in stream if each.reader == name]:
+                self.again(stream, offer)
 
     # Time
 
