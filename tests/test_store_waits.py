@@ -99,6 +99,16 @@ async def test_a_cancel_and_a_park_that_cross_leave_a_run_that_wants_a_worker(
     await audit(scene)
 
 
+async def test_a_run_that_is_to_be_paused_is_handed_back_and_not_parked(scene: Scene) -> None:
+    owner = await scene.running()
+    await scene.attempt(owner, "step#0")
+    await scene.store.control.pause(owner.run_id, timeout=TIMEOUT)
+    assert await scene.park(owner, "step#0", seen=1) == b"STAY"
+    await scene.store.runs.release(owner.run_id, owner.epoch, owner.incarnation)
+    assert await scene.status(owner.run_id) is Status.PAUSED
+    await audit(scene)
+
+
 async def test_a_run_whose_cancel_was_delivered_may_park_to_clean_up(scene: Scene) -> None:
     worker = await scene.register()
     owner = await scene.running(worker)

@@ -30,7 +30,8 @@ async def test_a_server_that_loads_for_long_is_waited_for(tmp_path: Path) -> Non
             async with site.admin() as admin:
                 stuff = admin.pipeline(transaction=False)
                 for _ in range(COMMANDS // 2):
-                    stuff.set("stuff", "of another program").unlink("stuff")
+                    stuff.set("stuff", "of another program")
+                    stuff.unlink("stuff")
                 await stuff.execute()
             site.server.kill()
             site.server.launch()  # and do not wait until it serves

@@ -83,7 +83,7 @@ class Owners(Records):
         run = self.owned(owner.run_id, owner.token)
         if run is None:
             return b"FENCED"
-        if run.has_unheard_cancel or run.news > seen:
+        if run.has_unheard_cancel or run.news > seen or run.pause:
             return b"STAY"
         steps = [run.journal.get(key) for key in timed]
         if any(step is None or step.kind != "o" or step.due <= self.now for step in steps):

@@ -5,17 +5,18 @@
 -- KEYS  the key prefix
 -- ARGV  run id, token, incarnation, status, the news that its owner has seen, all that it waits
 --       for (address#n to a line), then address#n of each open entry that has a time
--- Reply 'PARKED'; 'STAY' where a time has come, or news or a cancel; 'FENCED'
+-- Reply 'PARKED'; 'STAY' where a time has come, or news or a cancel, or it is to be paused and
+--       handed back; 'FENCED'
 -- From  running -> the status
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
 local f = redis.call('HMGET', run, 'token', 'cancel', 'cancel_at', 'workflow', 'quarantine',
-  'news')
+  'news', 'pause')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
-if (f[2] and not f[3]) or (tonumber(f[6]) or 0) > tonumber(ARGV[5]) then
+if (f[2] and not f[3]) or (tonumber(f[6]) or 0) > tonumber(ARGV[5]) or f[7] == '1' then
   return 'STAY'
 end
 local at = now()
