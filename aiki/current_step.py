@@ -57,7 +57,6 @@ class CurrentStep:
         "details",
         "failure",
         "heard",
-        "is_cancelled",
         "is_heard",
         "journal_key",
         "run_id",
@@ -81,9 +80,6 @@ class CurrentStep:
         """The task's name."""
         self.attempt = attempt
         """1 for the first attempt; a crash of the worker does not count one."""
-        self.is_cancelled = False
-        """Whether nobody waits for this attempt any more: its time is over, the run was cancelled,
-        or another worker has it. A thread had better end then."""
         self.journal_key = journal_key
         self.begun = begun  # by the loop's clock: the first attempt
         self.failure = failure  # of the attempt before
@@ -91,7 +87,7 @@ class CurrentStep:
         self.heard = 0.0  # by the system's clock, where that counts
         self.is_heard = False
         self.seq = 0
-        self._run: Reporting | None = run
+        self._run: Reporting | None = run  # as long as the attempt lasts
         self._scope = run.scope
         self._loop = run.loop
         self._is_draining = run.is_draining
@@ -107,6 +103,14 @@ class CurrentStep:
         An idempotency key for whatever the task calls.
         """
         return f"{self._scope}/{self.journal_key}"
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for this attempt any more.
+
+        Its time is over, the run was cancelled, or another worker has it. A thread had better end.
+        """
+        return self._run is None
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -172,7 +176,6 @@ class CurrentStep:
 
     def end(self) -> None:
         """Let nothing more be said."""
-        self.is_cancelled = True
         self._run = None
 
     def note(self) -> None:
@@ -183,11 +186,12 @@ class CurrentStep:
             self._loop.call_soon_threadsafe(self._store_later)
 
     def _publishing(self) -> Reporting:
-        if self._run is None:
+        run = self._run  # once: the attempt may end while a thread is here
+        if run is None:
             raise InvalidTransition(
                 f"the execution of step {self.journal_key} is over; a task publishes while it runs"
             )
-        return self._run
+        return run
 
     def _store_later(self) -> None:
         if self._writing is not None:

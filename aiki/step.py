@@ -85,8 +85,8 @@ async def call(  # noqa: PLR0917 - six facts about one call
         BaseException: whatever the task raised.
     """
     token = entered(about)
-    if spec.schedule_to_close is not None:
-        about.note()  # or a death in this attempt would begin the time anew
+    if spec.schedule_to_close is not None and about.attempt == 1:
+        about.note()  # or a death before anything else is recorded would begin the time anew
     try:
         if around:
             make: Callable[[], Awaitable[Any]]
