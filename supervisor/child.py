@@ -204,7 +204,10 @@ class Child:
                     async with asyncio.timeout(_SILENCE if text else within):
                         await readable.wait()
                     readable.clear()
-                    piece = os.read(self._stacks.fileno(), 65536)
+                    try:
+                        piece = os.read(self._stacks.fileno(), 65536)
+                    except BlockingIOError:
+                        continue  # the loop has told us once more of what we had read by then
                     if not piece:
                         return "none: it has ended"
                     text += piece
