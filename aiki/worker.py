@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
-from aiki.actor import Actor
+from aiki.actors import Actors
 from aiki.client import Client
 from aiki.context import Lifespan
 from aiki.durations import Seconds, seconds
@@ -25,11 +25,9 @@ from aiki.middleware import Middleware, checked_hooks
 from aiki.names import checked_name
 from aiki.operation import Host
 from aiki.presence import Presence
-from aiki.records import ClaimedRun
 from aiki.registry import Registry
 from aiki.slots import Slots
 from aiki.store import Store
-from aiki.store.keys import partition_of
 from aiki.threads import LentThreads, Threads
 
 _logger = logging.getLogger("aiki.worker")
@@ -100,7 +98,12 @@ class Worker:
         self.workflow_registry = Registry()
         self.needs_recycling = asyncio.Event()
         self.recycle_reason = ""
-        self._actors: dict[str, tuple[Actor, asyncio.Task[None]]] = {}
+        self._actors = Actors(
+            self.workflow_registry,
+            self._hooks.middleware,
+            context=self._context,
+            on_left=self._slot_freed,
+        )
         self._background: list[asyncio.Task[None]] = []
         self._presence: Presence | None = None
         self._slots: Slots | None = None
@@ -110,7 +113,6 @@ class Worker:
         self._running = False
         self.stopping = asyncio.Event()
         """Set once the worker is to end, by request or because something failed."""
-        self._emptied = asyncio.Event()
         self._failure: BaseException | None = None
 
     async def prepare(self) -> None:
@@ -146,6 +148,7 @@ class Worker:
         self._running = True
         self.stopping.clear()
         self._failure = None
+        self._actors.resume()
         try:
             presence = await self._live(stores)
         except BaseException:
@@ -233,7 +236,7 @@ class Worker:
             "incarnation": self.incarnation,
             "slots": self._room,
             "paused": self._paused,
-            "runs": [actor.describe() for actor, _ in self._actors.values()],
+            "runs": self._actors.describe(),
         }
 
     async def __aenter__(self) -> Self:
@@ -256,7 +259,7 @@ class Worker:
             stores,
             self.id,
             born=self._born,
-            leave=self._leave,
+            leave=self._actors.cancel,
             is_hosted=self._actors.__contains__,
             hosted=self._actors.__len__,
             on_replaced=self._on_replaced,
@@ -281,26 +284,14 @@ class Worker:
             interval=self._interval,
             hang_timeout=self._hang_timeout,
             slots=self._slots,
-            host=partial(self._host_run, self._hosts[store.number]),
-            notify=self._notify,
+            host=partial(self._actors.host, self._hosts[store.number]),
+            notify=self._actors.notify,
             on_gone=on_gone,
             on_claims_end=self._on_done,
         )
 
-    async def _leave(self, partition: int | None) -> None:
-        """End the actors of a partition, or all of them, whatever they are at."""
-        left = {
-            run_id: hosted
-            for run_id, hosted in self._actors.items()
-            if partition is None or (partition_of(run_id) or 0) == partition
-        }
-        for _, task in left.values():
-            task.cancel()
-        if left:
-            await asyncio.wait([task for _, task in left.values()])
-        for run_id, hosted in left.items():
-            if self._actors.get(run_id) is hosted:
-                del self._actors[run_id]
+    def _context(self) -> Context | None:
+        return None if self._lifespans is None else self._lifespans.context()
 
     async def _leave_lifespans(self) -> None:
         lifespans, self._lifespans = self._lifespans, None
@@ -308,15 +299,12 @@ class Worker:
             await lifespans.close()
 
     async def _drain(self, grace: float) -> None:
-        self._suspend_all()  # at once: they would go on while the claims come to their end
+        self._actors.suspend()  # at once: they would go on while the claims come to their end
         if self._presence is not None:
             await self._presence.stop_claiming()
-        self._suspend_all()  # what was claimed meanwhile
         try:
             async with asyncio.timeout(grace):
-                while self._actors:
-                    self._emptied.clear()
-                    await self._emptied.wait()
+                await self._actors.all_left()
         except TimeoutError:
             _logger.warning(
                 "worker %s hands %d runs back whose steps did not end within %g s",
@@ -324,10 +312,6 @@ class Worker:
                 len(self._actors),
                 grace,
             )
-
-    def _suspend_all(self) -> None:
-        for actor, _ in self._actors.values():
-            actor.suspend()
 
     def _on_replaced(self) -> None:
         if self._running:
@@ -373,54 +357,9 @@ class Worker:
         alone = self._presence is not None and self._presence.is_quarantine
         return (1 if alone else self._room) - len(self._actors)
 
-    def _host_run(self, host: Host, claimed: ClaimedRun) -> None:
-        definition = self.workflow_registry.find(claimed.workflow, claimed.version)
-        if definition is None:
-            raise AikiError(f"run {claimed.ownership.run_id} is of a version nobody registered")
-        actor = Actor(claimed, definition, host, self._hooks.middleware)
-        if self._failure is not None:
-            actor.suspend()  # it was on its way when the others were
-        run_id = claimed.ownership.run_id
-        older = self._actors.pop(run_id, None)
-        context = None if self._lifespans is None else self._lifespans.context()
-        driving = self._drive(actor, older, host)
-        task = asyncio.get_running_loop().create_task(driving, name=run_id, context=context)
-        self._actors[run_id] = (actor, task)
-
-    async def _drive(
-        self, actor: Actor, older: tuple[Actor, asyncio.Task[None]] | None, host: Host
-    ) -> None:
-        run_id = actor.owner.run_id
-        try:
-            if older is not None:
-                older[1].cancel()
-                await asyncio.wait([older[1]])
-            await actor.drive()
-        except AikiError as error:
-            _logger.error("run %s was left where it is: %s", run_id, error)  # noqa: TRY400
-        except Exception as error:
-            # Handed back it would fail again, here or elsewhere, without end.
-            _logger.exception("run %s is stalled by an error in the library", run_id)
-            with contextlib.suppress(AikiError):
-                await host.runs.stall(actor.owner, f"An error in the library: {error!r}")
-        finally:
-            hosted = self._actors.get(run_id)
-            if hosted is not None and hosted[0] is actor:
-                del self._actors[run_id]
-            self._slot_freed()
-            if not self._actors:
-                self._emptied.set()
-
     def _slot_freed(self) -> None:
         if self._slots is not None:
             self._slots.changed()
-
-    def _notify(self, run_id: str) -> bool:
-        """Tell a run's actor that there is news; whether there is an actor."""
-        hosted = self._actors.get(run_id)
-        if hosted is not None:
-            hosted[0].notified()
-        return hosted is not None
 
     def _interrupted(self, error: BaseException) -> None:
         self._fail(error)
@@ -445,7 +384,7 @@ class Worker:
         if self._failure is None:
             self._failure = error
             _logger.error("worker %s stops: %s", self.id, error, exc_info=error)
-            self._suspend_all()
+            self._actors.suspend()
         self.stopping.set()
 
 

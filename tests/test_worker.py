@@ -201,7 +201,7 @@ async def test_a_run_that_it_owns_and_does_not_host_is_given_back(
     handle = await site.v1.start(site.app.client, "a")
     await site.has("begin a")
     # As after a claim whose reply never came
-    _, driving = worker._actors[handle.id]
+    _, driving = worker._actors._driven[handle.id]
     with caplog.at_level(logging.WARNING):
         driving.cancel()
         await eventually(

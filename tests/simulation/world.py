@@ -180,10 +180,10 @@ class World:
                     self.server.cut(process.node.name)
                     self.processes.remove(process)
                     await self._come()
-                case "actor" if process.worker._actors:
+                case "actor" if process.worker._actors._driven:
                     self._note("an actor killed")
-                    run_id = self.rng.choice(sorted(process.worker._actors))
-                    process.worker._actors[run_id][1].cancel()
+                    run_id = self.rng.choice(sorted(process.worker._actors._driven))
+                    process.worker._actors._driven[run_id][1].cancel()
                 case _:
                     await asyncio.sleep(self.rng.uniform(0, 5))
 
