@@ -43,16 +43,16 @@ class Claims:
         self._host = host
         self._on_dead = on_dead
         self._reader = store.workers.ready_reader(store.address, incarnation, lease=lease)
-        self._is_dead = False
+        self._is_over = False
         self.claiming: set[str] = set()
 
     async def run(self) -> None:
-        """Claim until cancelled, or told that the lease is gone.
+        """Claim until cancelled, told to finish, or told that the lease is gone.
 
         Reading on without a lease would keep from others what has just been queued again.
         """
         broken = False
-        while not self._is_dead:
+        while not self._is_over:
             try:
                 entries = await (self._read_again() if broken else self._read())
                 broken = False  # what is refused now is offered again when it has idled
@@ -70,6 +70,13 @@ class Claims:
                 finally:
                     self._slots.give_back(len(entries))
 
+    def finish(self) -> None:
+        """Claim what has been asked for, and nothing more.
+
+        What a read that is cut off was given would be nobody's until it has idled for the lease.
+        """
+        self._is_over = True
+
     async def close(self) -> None:
         """End the connection."""
         await self._reader.close()
@@ -81,6 +88,8 @@ class Claims:
             await self._reader.connect()  # while others may have the slots
         share, entries = await self._slots.take(), list[ReadyEntry]()
         try:
+            if self._is_over:
+                return entries
             # Others could not use what we would wait with, so among others we only look.
             is_alone = not self._slots.are_shared
             entries = await self._reader.read(self._streams, share, wait=is_alone)
@@ -151,7 +160,7 @@ class Claims:
         elif isinstance(answer, StoreRefused):
             raise answer
         elif answer == b"DEAD":
-            self._is_dead = True
+            self._is_over = True
             self._on_dead("DEAD")
 
 

@@ -97,7 +97,7 @@ class Life:
 
     async def claim(self, *, quarantine: bool) -> None:
         """Claim runs, either the ordinary ones or those in quarantine."""
-        await self.stop_claiming()
+        await self.finish_claiming()
         self._claims = Claims(
             self._store,
             self.incarnation,
@@ -115,6 +115,13 @@ class Life:
     async def quarantined(self) -> int:
         """Count the runs in quarantine that this worker could execute and nobody does."""
         return await self._store.workers.offered(self._alone_streams)
+
+    async def finish_claiming(self) -> None:
+        """Claim nothing more once what was asked for is claimed; the life goes on."""
+        if self._claiming is not None and self._claims is not None:
+            self._claims.finish()
+            await asyncio.wait([self._claiming])
+            await self.stop_claiming()
 
     async def stop_claiming(self) -> None:
         """Claim nothing more. What was delivered meanwhile is given back by `end`."""

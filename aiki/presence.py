@@ -127,7 +127,7 @@ class Presence:
             return
         if any(life.is_claiming for life in self._present()):
             _logger.warning("worker %s finishes its runs, then takes quarantined ones", self._label)
-            await self.stop_claiming()
+            await asyncio.gather(*(life.finish_claiming() for life in self._present()))
         if not self._hosted():
             await self._claim(quarantine=True)
 

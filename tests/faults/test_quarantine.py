@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from typing import Any
 
 import pytest
 
 from aiki import Run, workflow
 from aiki.handle import Handle
+from aiki.records import ReadyEntry
+from aiki.store.workers import ReadyReader
 from tests.support.app import App
 from tests.support.store import Scene
 from tests.support.waiting import eventually
@@ -71,6 +75,30 @@ async def test_a_quarantined_run_is_taken_alone_and_then_the_others_again(app: A
     gates["suspect"].set()
     assert await suspect.wait_for_completion(timeout=60) == suspect.id
     assert await other.wait_for_completion(timeout=60) == other.id
+
+
+async def test_what_a_worker_was_given_as_it_turned_to_the_quarantine_does_not_wait(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, arrived, turned = ReadyReader.read, asyncio.Event(), asyncio.Event()
+
+    async def slow(reader: ReadyReader, *arguments: Any, **options: Any) -> list[ReadyEntry]:
+        entries = await read(reader, *arguments, **options)
+        arrived.set()
+        await turned.wait()
+        return entries
+
+    suspect = await ours_v1.start(app.client, "suspect")
+    await put_in_quarantine(app, suspect, "ours")
+    other = await ours_v1.start(app.client, "other")
+    monkeypatch.setattr(ReadyReader, "read", slow)
+    with caplog.at_level(logging.WARNING):
+        await app.serve(ours)
+        await arrived.wait()
+        await eventually(lambda: "then takes quarantined" in caplog.text, 30.0, "the turn")
+    turned.set()
+    assert await other.wait_for_completion(timeout=30) == other.id
+    assert await suspect.wait_for_completion(timeout=30) == suspect.id
 
 
 async def test_a_quarantined_run_that_takes_long_occupies_one_worker_alone(app: App) -> None:
