@@ -250,14 +250,15 @@ class Execution(Recording):
             operation.state = State.POINT
             self._delivering = self.loop.create_task(self._give_cancel(operation, turn))
             await self._operations.until_cancelled()
-        operation.state = State.REPLAYING
         is_late = False
         try:
             if fetch is not None and entry.kind is EntryKind.RESULT:
+                operation.state = State.FETCHING
                 fetching = asyncio.ensure_future(fetch(operation.key, entry))
                 await self._outlast(fetching)
                 is_late = operation.is_cancelled
                 fetching.result()
+            operation.state = State.REPLAYING
             if await self._rounds.come(turn, is_final=True) or is_late:
                 self._operations.cancel_again(operation)
             return read(entry)

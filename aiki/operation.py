@@ -45,8 +45,12 @@ class State(Enum):
     """Its outcome is in the store, and given in its turn."""
     REPLAYING = auto()
     """Its outcome was recorded before, and is given in its turn."""
+    FETCHING = auto()
+    """As above, but the store has yet to say what it is."""
+    ABANDONING = auto()
+    """Given up, which is on its way to the store."""
     ABANDONED = auto()
-    """Recorded as abandoned; it never completes."""
+    """Given up before, as is recorded; it never completes."""
     POINT = auto()
     """The cancel is delivered here."""
 
@@ -181,7 +185,10 @@ class Operations:
 
     def unrecorded(self) -> list[Operation]:
         """Give those of which the journal does not say how they ended."""
-        recorded = (State.RECORDED, State.REPLAYING, State.ABANDONED, State.POINT)
+        recorded = (
+            State.RECORDED, State.REPLAYING, State.FETCHING, State.ABANDONING, State.ABANDONED,
+            State.POINT,
+        )  # fmt: skip
         return [
             operation
             for operation in self

@@ -240,7 +240,7 @@ class Recording(ABC):
 
     async def _record_abandoned(self, operation: Operation, late: Turn | None) -> Turn:
         """Write the mark; `late` is the turn of a result that was not given yet."""
-        operation.state = State.ABANDONED
+        operation.state = State.ABANDONING
         if late is not None:
             self._rounds.hold(late)
         turn = operation.turn = self._rounds.join(is_alone=self._is_alone(operation))
@@ -250,6 +250,7 @@ class Recording(ABC):
             self._rounds.withdraw(late)
         if not await self.written(operation.key, writing):
             await self._operations.never()
+        operation.state = State.RECORDED
         return turn
 
     async def _outlast(self, writing: asyncio.Future[Any]) -> None:

@@ -52,12 +52,16 @@ class Replay:
         """Judge the code once a second while it waits for what may never come.
 
         A look stands for one second however late it came: a loop that stood still does not make
-        the handler slow.
+        the handler slow. Nor does a store that is out of reach, so then it counts for nothing.
         """
         self._watching = None
         operations = self._operations
+        if operations.some_are(State.FETCHING, State.ABANDONING):
+            self._quiet = 0.0
+            self.watch()
+            return
         self._watched += WATCH_EVERY
-        abandoned = [op for op in operations if op.state is State.ABANDONED and op.entry]
+        abandoned = [op for op in operations if op.state is State.ABANDONED]
         for operation in abandoned:
             if operation.entry and self._watched > operation.entry.spent / 1000 + self._limit:
                 self._on_diverged(self._describe())

@@ -51,7 +51,7 @@ LAYERS = (
     {"workflow"},
     {"schedules"},
     {"registry", "ending", "handler", "lifespans"},
-    {"actor"},
+    {"actor", "actors"},
     {"worker"},
     {
         "cli_settings",

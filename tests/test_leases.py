@@ -124,7 +124,9 @@ async def test_a_step_that_waits_for_a_thread_is_begun_only_while_the_lease_last
     handle = await version.start(app.client)
     threads = worker._threads
     assert threads is not None
-    await eventually(lambda: threads._load == 2, what="two steps in line")
+    await eventually(
+        lambda: threads._load == 2 and app.ledger.lines() == ["a"], what="one step in line"
+    )
     leased.clear()
     looked.clear()
     opened.set()
