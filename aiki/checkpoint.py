@@ -90,8 +90,12 @@ def _since(journal: Mapping[str, Entry], failure: Failure | None) -> int:
         # A group tells of several; else the last of those that say the same is meant.
         return min(guilty) if _is_group(failure) else max(guilty)
     # The handler failed by itself, or hides why: what nothing was built on is in doubt.
-    results = [entry.seq for entry in journal.values() if entry.kind is EntryKind.RESULT]
-    return max(results, default=0) + 1
+    settled = [
+        entry.seq
+        for key, entry in journal.items()
+        if entry.kind is EntryKind.RESULT or (entry.kind in _FAILED and key.startswith("answer/"))
+    ]
+    return max(settled, default=0) + 1
 
 
 def _message(key: str, entry: Entry) -> str:

@@ -5,8 +5,9 @@ meet. What is published gathers while a write is under way, and leaves in its or
 out before the result of the step, the end of the run or its leave is recorded.
 
 A handler is repeated, and with it what it publishes. Its chunks of each topic are counted, in the
-record too, and only those beyond the count are sent. A task is not repeated once its result is
-recorded; executed again before, it publishes again, and its chunks are numbered from 0.
+record too, and only those beyond the count are sent; another attempt counts anew. A task is not
+repeated once its result is recorded; executed again before, it publishes again, and its chunks are
+numbered from 0.
 """
 
 from __future__ import annotations
@@ -58,12 +59,14 @@ class Publisher:
         streams: Streams,
         notes: Mapping[str, StreamNote],
         *,
+        attempt: int,
         written: Callable[[str, Awaitable[int | bytes]], Awaitable[bool]],
         now_ms: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._owner = owner
         self._streams = streams
+        self._attempt = attempt
         self._written: Callable[[str, Awaitable[int | bytes]], Awaitable[bool]] | None = written
         self._now_ms = now_ms
         self._loop = loop
@@ -97,7 +100,7 @@ class Publisher:
         number = self._told.get(topic.name, 0)
         if number >= self._notes.get(topic.name, _NEW).told:
             # Refused once, all that follows is refused too: a repetition sees the same.
-            self._add(topic, StoredChunk("", 1, number, data), is_told=True)
+            self._add(topic, StoredChunk("", self._attempt, number, data), is_told=True)
         self._told[topic.name] = number + 1
 
     def publish(

@@ -59,6 +59,7 @@ class Recording(ABC):
         self._known_news = claimed.news
         self._news: NewsDesk | None = None
         self._streams = claimed.streams
+        self._attempt = claimed.attempt
         self._publisher: Publisher | None = None
         self._states: dict[type[Any], Any] = {}
         self._conditions: Conditions | None = None
@@ -110,6 +111,7 @@ class Recording(ABC):
                     self.owner,
                     self.host.streams,
                     self._streams,
+                    attempt=self._attempt,
                     written=self.written,
                     now_ms=self.commits.server_now,
                     loop=self.loop,

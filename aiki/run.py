@@ -307,13 +307,15 @@ class Run:
 
         The run keeps its id, the messages that it has not taken, and a cancel that it has not
         met. Its steps have keys of their own again, its streams go on. Updates that were accepted
-        are waited for; what else is still under way is given up. Raises `DataError` for an input
-        that the handler's annotations do not describe, `DefinitionError` inside an update.
+        are waited for, and the input is taken then, with what they have changed of it; what else
+        is still under way is given up. Raises `DataError` for an input that the handler's
+        annotations do not describe, `DefinitionError` inside an update.
         """
         self.check_here("run.continue_as_new() was called")
-        payload, _, _ = self._arguments.encode(args, kwargs)
+        self._arguments.encode(args, kwargs)  # what cannot be stored is refused before all else
         if self._updates is not None:
             await self._updates.end()  # or nobody would answer those that were accepted
+        payload, _, _ = self._arguments.encode(args, kwargs)  # with what they have changed
         if self.execution.is_cancelled:
             raise asyncio.CancelledError("a run that was cancelled does not begin anew")
 

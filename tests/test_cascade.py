@@ -344,3 +344,29 @@ async def test_parents_that_end_together_are_all_looked_after_at_once(
             *(child.wait_for_completion() for child in found), return_exceptions=True
         )
     assert [type(end) for end in ends] == [RunCancelled] * 10
+
+
+async def test_the_children_of_a_parent_that_is_deleted_at_once_end_too(app: App) -> None:
+    parents = workflow("parents")
+
+    @parents.v("1.0.0")
+    async def parent(run: Run) -> None:
+        for _ in range(3):
+            await waits.start_as_child(run)
+
+    worker = await app.serve(parents, leaves, housekeeping=False)
+    handle = await parent.start(app.client)
+    await handle.wait_for_completion(DEADLINE)
+    found = await all_of(app, leaves.name, 3)
+    await handle.delete()
+    await app.end(worker)
+    await app.serve(leaves)
+    for child in found:
+        await ends_with_its_parent(child, handle.id)
+    base, link = app.base_of(handle.id), app.link_of(handle.id)
+    gone = (f"{base}cascades", f"{base}run:{handle.id}:children")
+
+    async def is_gone() -> bool:
+        return bool(await link.send(("EXISTS", *gone)) == 0)
+
+    await eventually(is_gone, DEADLINE, "the list of children")

@@ -51,6 +51,7 @@ CASES = {
     "code, with what it left": ("a=r b=a t=t", Failure("KeyError", "x", ""), ("a", "", "b t")),
     "a hidden cause": ("a=r b=f", Failure("KeyError", "x", ""), ("a", "", "b")),
     "a decision of somebody else": ("promise/x=f", Failure("Rejected", "no", ""), None),
+    "an answer": ("a=r b=f answer/x=f", Failure("KeyError", "x", ""), ("a b answer/x", "", "")),
     "nothing": ("a=r", None, ("a", "", "")),
 }
 

@@ -1,7 +1,7 @@
 """Runs that begin anew with a fresh journal, under the id that they have."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -25,6 +25,11 @@ from tests.support.lives import one_life
 from tests.support.waiting import eventually
 
 told = event("told", int)
+
+
+@dataclass
+class Inbox:
+    heard: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -251,6 +256,31 @@ async def test_a_run_that_was_cancelled_does_not_begin_anew(site: Site) -> None:
     await eventually(lambda: "a" in site.app.ledger.lines(), what="the step")
     await handle.cancel("enough")
     await site.ends(handle)
+
+
+async def test_what_an_accepted_update_does_to_the_input_comes_along(site: Site) -> None:
+    @workflow("chat").v("1.0.0")
+    async def chat(run: Run, heard: list[str]) -> list[str]:
+        inbox = run.state(Inbox)
+        inbox.heard = heard
+        if run.generation == 0:
+            await run.until("something", lambda: bool(inbox.heard))
+            await run.continue_as_new(inbox.heard)
+        return inbox.heard
+
+    @chat.update
+    async def hear(run: Run, inbox: Inbox, word: str) -> None:
+        await (site.holds_thread if word == "late" else site.work).start(run, word)
+        inbox.heard.append(word)
+
+    await site.app.serve(chat)
+    handle = await chat.start(site.app.client, [])
+    late = asyncio.create_task(hear.ask(handle, "late"))
+    await eventually(lambda: "late" in site.app.ledger.lines(), what="the update")
+    await hear.ask(handle, "first")
+    site.let_go.set()
+    await late
+    assert await handle.wait_for_completion(60) == ["first", "late"]
 
 
 @pytest.mark.parametrize("unheard", [False, True], ids=["unsent", "unheard"])

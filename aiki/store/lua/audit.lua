@@ -67,7 +67,8 @@ local function check_key(name)
     check_record(id)
   elseif id then
     local status = redis.call('HGET', p .. 'run:' .. id, 'status')
-    if not status or status == 'deleted' then
+    if (not status or status == 'deleted')
+      and not (part == ':children' and redis.call('SISMEMBER', p .. 'cascades', id) == 1) then
       found(name, 'is of a run that does not exist')
     end
   elseif schedule then

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue
+-- uses: clock, ready, index, enqueue, untold
 -- Begin a run anew with another input: a fresh journal in the next generation of the same run. What
 -- it was sent and has not taken stays, and so does a cancel that its handler has not seen. Its
 -- streams go on; of their chunks, the new handler has told none. Answers to its updates stay for a
@@ -24,10 +24,7 @@ local r = queue_fields(run)
 r[4] = ms(r[4] + 1)
 enqueue(id, run, r, 'running', ms(at), 'input', ARGV[4],
   'generation', ms((tonumber(f[2]) or 0) + 1))
-if f[4] then
-  local fresh = string.gsub('\n' .. f[4], '\n%d+ ', '\n0 ')
-  redis.call('HSET', run, 'streams', string.sub(fresh, 2))
-end
+untold(run, f[4])
 redis.call('HDEL', run, 'attempt', 'begun', 'progress', 'waits', 'wake', 'reason', 'maps')
 for _, key in ipairs(answers) do
   if tonumber(redis.call('ZSCORE', run .. ':seen', key) or 0) <= at then

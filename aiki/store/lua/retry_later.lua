@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue, checkpoint, counts
+-- uses: clock, ready, index, enqueue, checkpoint, counts, untold
 -- Let a run whose handler failed wait for its next attempt. What is recorded stays, but for what
 -- the owner says. Where a cancel or a pause is wanted it does not wait: the handler is to be told.
 -- KEYS  the key prefix
@@ -11,7 +11,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'token', 'cancel', 'pause', 'news', 'ends')
+local f = redis.call('HMGET', run, 'token', 'cancel', 'pause', 'news', 'ends', 'streams')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
@@ -36,6 +36,7 @@ else
   end
 end
 redis.call('HDEL', run, 'progress') -- a new attempt is another state than the one that it died in
+untold(run, f[6])
 checkpoint(run, 9, tonumber(ARGV[8]))
 redis.pcall('SREM', p .. 'worker:' .. ARGV[3] .. ':runs', id)
 return 'OK'

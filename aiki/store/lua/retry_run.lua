@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue, checkpoint, counts
+-- uses: clock, ready, index, enqueue, checkpoint, counts, untold
 -- Let a failed run go on from its last checkpoint. Who asks has read its journal, and says what of
 -- it the next attempt does without. A deadline and a cancel that came too late hold no more.
 -- KEYS  the key prefix
@@ -11,7 +11,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'epoch', 'retried', 'news', 'ends')
+local f = redis.call('HMGET', run, 'status', 'epoch', 'retried', 'news', 'ends', 'streams')
 if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 elseif f[3] == ARGV[2] then
@@ -29,6 +29,7 @@ r[6] = ''
 enqueue(id, run, r, 'failed', ms(now()), 'retried', ARGV[2])
 redis.call('HDEL', run, 'failure', 'cancel', 'cancel_at', 'pause', 'attempt', 'begun', 'finish_by',
   'deaths', 'progress')
+untold(run, f[6])
 checkpoint(run, 4, tonumber(ARGV[3]))
 redis.pcall('ZREM', p .. 'timers', id .. '!finish')
 redis.pcall('SREM', p .. 'cascades', id) -- or new children would be asked to end

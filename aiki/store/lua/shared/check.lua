@@ -14,7 +14,7 @@ local function can_be_told(run)
   local parent = p .. 'run:' .. k[1]
   local status = redis.call('HGET', parent, 'status')
   local map = k[2] and string.match(k[2], '^(.*)/%d+$')
-  return status and not FINAL[status]
+  return hears(status)
     and (not map or redis.call('HEXISTS', parent .. ':map:' .. map, 'strict') == 1)
 end
 

@@ -6,7 +6,11 @@ local function loosened(entry)
   return (string.gsub(entry, '^(%a %S+ %d+ %d+) %d+', '%1 0', 1))
 end
 local function tell_again(run, child)
-  local status = redis.pcall('HGET', p .. 'run:' .. child, 'status')
+  local c = redis.pcall('HMGET', p .. 'run:' .. child, 'status', 'held')
+  local status = c[1]
+  if c[2] then
+    return -- the run has still to take what it was told
+  end
   if status == 'completed' or status == 'failed' or status == 'cancelled' then
     local number = redis.call('HINCRBY', run, 'news', 1)
     redis.call('HSET', run .. ':mailbox', number, 'end/' .. child .. '\n' .. status)

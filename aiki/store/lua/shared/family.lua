@@ -1,15 +1,20 @@
--- told_parent(id, run, to, at): tell the parent of a run that the run is over, once, where the
--- parent is not: of a child that it waits for by mail; of one that belongs to a map when as many
+-- hears(status): whether a parent with this status is told of ends: one that has failed may be
+-- retried.
+-- told_parent(id, run, to, at): tell the parent of a run that the run is over, once, where that
+-- hears it: of a child that it waits for by mail; of one that belongs to a map when as many
 -- have ended as it wants to hear of, or the first has failed where none may.
 -- The record of a child is held until its parent has taken its end, or has ended itself.
 -- family(id, run, kin, to, at): what the end of a run means for its parent and its children. kin is
 -- '' for most runs; it has a p where there is a parent, and a c where there are children.
 local FINAL = { completed = true, failed = true, cancelled = true, deleted = true }
+local function hears(status)
+  return status and (not FINAL[status] or status == 'failed')
+end
 local function told_parent(id, run, to, at)
   local k = redis.call('HMGET', run, 'parent', 'slot')
   local parent = p .. 'run:' .. k[1]
   local f = redis.call('HMGET', parent, 'status', 'owner')
-  if not f[1] or FINAL[f[1]] then
+  if not hears(f[1]) then
     return
   end
   if k[2] == '' then
@@ -26,7 +31,7 @@ local function told_parent(id, run, to, at)
     local is_first = to ~= 'completed' and not m[5]
     local is_time = wanted > (tonumber(m[4]) or 0) and ended >= wanted
     if is_time or (is_first and m[6] == '1') then
-      stir(k[1], parent, f[1], f[2], at) -- it is the only part that may fail
+      tell(k[1], parent, f[1], f[2], at) -- it is the only part that may fail
       redis.call('HINCRBY', parent, 'news', 1)
     end
     if not m[1] then

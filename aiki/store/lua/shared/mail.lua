@@ -3,7 +3,7 @@
 -- `unread`, or the messages that are `ends` of children: no limit holds for those. Gives its status.
 local function put_mail(id, run, f, message, at, counted)
   check_counts(redis.call('HMGET', run, 'news', counted))
-  local status = stir(id, run, f[1], f[2], at) -- it is the last part that may fail
+  local status = tell(id, run, f[1], f[2], at) -- it is the last part that may fail
   local number = redis.call('HINCRBY', run, 'news', 1)
   redis.call('HSET', run .. ':mailbox', number, message)
   redis.call('HINCRBY', run, counted, counted == 'ends' and 1 or #message)

@@ -21,9 +21,9 @@ local function remove(id, run)
   for map in string.gmatch(f[5] or '', '[^\n]+') do
     redis.call('UNLINK', run .. ':map:' .. map)
   end
-  if f[6] then
+  -- Those that are still to end too are looked after without it.
+  if f[6] and redis.pcall('SISMEMBER', p .. 'cascades', id) ~= 1 then
     redis.call('UNLINK', run .. ':children')
-    redis.pcall('SREM', p .. 'cascades', id)
   end
   -- Its owner notes its streams, each in a line: three words and the topic.
   for topic in string.gmatch(f[7] or '', '%S+ %S+ %S+ ([^\n]+)\n') do
