@@ -117,6 +117,9 @@ async def reject(client: Client, token: str, reason: str) -> None:
 
     Raises as `resolve` does.
     """
+    given: object = reason
+    if not isinstance(given, str):
+        raise DataError(f"a reason is a str, not {type(given).__qualname__}")
     told = reason.encode("utf-8", "backslashreplace")
     if len(told) > _LONGEST_REASON:
         raise DataError(f"a reason has at most {_LONGEST_REASON:,} bytes, not {len(told):,}")

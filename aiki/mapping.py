@@ -86,6 +86,7 @@ class ChildMap:
                 state = await self._store.read_map(run.owner.run_id, scoped(run, self._key))
                 if self._is_strict and state.first_failed is not None:
                     await self._fail(operation, state.first_failed, begun)
+                    continue
                 if state.ended == len(self._calls):
                     return await self._complete(operation, begun)
                 await self._start_more(operation, state)
@@ -144,15 +145,20 @@ class ChildMap:
         await run.record(operation, run.commits.step(EntryKind.RESULT, operation, 1, begun, told))
         return results
 
-    async def _fail(self, operation: Operation, failed: int, begun: float) -> NoReturn:
-        """Have the others end, and raise what the first one has failed with."""
+    async def _fail(self, operation: Operation, failed: int, begun: float) -> None:
+        """Have the others end, and raise what the first one has failed with.
+
+        Returns where that one was retried meanwhile, which took back what it had told.
+        """
         run = self._execution
         child_id = self._child_id(failed)
+        found = (await self._store.outcomes([child_id]))[0]
+        if found is None or found[0] is Status.COMPLETED:
+            return
         left = await self._store.still_mapped(run.owner.run_id, scoped(run, self._key))
         others = [self._child_id(number) for number in left]
         await self._store.cancel(others, f"child {child_id} of the same map failed")
-        status, payload = (await self._store.outcomes([child_id]))[0] or (Status.FAILED, b"")
-        error = outcome(child_id, Codec(object, "a child"), status, payload)
+        error = outcome(child_id, Codec(object, "a child"), *found)
         await self._record_failure(operation, error, begun)
 
     async def _record_failure(

@@ -94,7 +94,7 @@ class Publisher:
             DataError, LimitExceeded: it cannot be stored.
             InvalidTransition: the topic is closed.
         """
-        data = topic.codec.encode(chunk, limit=MAX_CHUNK)[0]
+        data = _encoded(topic, chunk)
         if topic.name in self._closed:
             raise _closed(topic)
         number = self._told.get(topic.name, 0)
@@ -110,7 +110,7 @@ class Publisher:
 
         Raises as `tell` does.
         """
-        data = topic.codec.encode(chunk, limit=MAX_CHUNK)[0]
+        data = _encoded(topic, chunk)
         with self._lock:  # so that offsets and numbers have one order
             number = numbers.get(topic.name, 0)
             numbers[topic.name] = number + 1
@@ -256,6 +256,13 @@ class Publishing(Protocol):
     def published_as(self, key: str) -> str:
         """Give whose a step's chunks are."""
         ...
+
+
+def _encoded(topic: Topic[Any], chunk: Any) -> bytes:
+    given: object = topic
+    if not isinstance(given, Topic):
+        raise DataError(f"a chunk is published under what aiki.topic() gives, not {given!r:.100}")
+    return topic.codec.encode(chunk, limit=MAX_CHUNK)[0]
 
 
 def _closed(topic: Topic[Any]) -> InvalidTransition:

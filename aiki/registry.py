@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiki.errors import DefinitionError
+from aiki.errors import ConfigError, DefinitionError
 from aiki.workflow import Start, Workflow, WorkflowVersion, refuse_second
 
 
@@ -13,13 +13,20 @@ class Registry:
 
     def __init__(self) -> None:
         self._versions: dict[tuple[str, str], WorkflowVersion[..., Any]] = {}
+        self.served_by = ""
+        """The worker that reads for these versions now, and would not for others."""
 
     def add(self, definition: Workflow | WorkflowVersion[..., Any]) -> None:
         """Serve a version, or all versions that a workflow has by now.
 
         Raises `DefinitionError`, and adds nothing, for anything else and for a second handler of
-        one name and version.
+        one name and version; `ConfigError` while its worker runs.
         """
+        if self.served_by:
+            raise ConfigError(
+                f"worker {self.served_by} runs and would not serve what is added now; stop it "
+                "first, or make another one"
+            )
         added = _versions_of(definition)
         for version in added:
             refuse_second(self.find(version.name, version.version), version)

@@ -89,5 +89,5 @@ class Replay:
             f"Recorded and not asked for: {recorded}\n"
             f"Asked for and not recorded: {keys(State.HELD)}\n"
             f"Abandoned before and waited for again: {keys(State.ABANDONED)}\n"
-            "The run is kept as it is; cancel it once it is not needed any more."
+            "The run is kept as it is: repair the code and resume it, or cancel it."
         )

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
+from inspect import iscoroutinefunction
 from itertools import islice
 from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
@@ -221,8 +222,11 @@ class Run:
 
         It is looked at whenever code of the run was given something, and must have no effect of its
         own. Returns True; with a `timeout`, counted from now, False where it was not true in time.
-        Raises `TaskFailed` where the condition raises an exception.
+        Raises `TaskFailed` where the condition raises an exception, `DefinitionError` for an
+        `async def`.
         """
+        if iscoroutinefunction(condition):
+            raise DefinitionError(f"condition {name!r} is a function, not an async def")
         limit = None if timeout is None else seconds(timeout, what="timeout")
         self.check_here(f"condition {name!r} was waited for")
         return await self.waits.until(checked_name(name, "condition"), condition, limit)

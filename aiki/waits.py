@@ -35,6 +35,9 @@ TIMEOUT: Final = _Timeout.TIMEOUT
 """What a wait with a time-out gives where nothing came in time."""
 Timeout: TypeAlias = Literal[_Timeout.TIMEOUT]
 
+# Of a message that told of the end of a child, which was retried since, and tells again.
+_TOO_SOON = [b"WAIT"]
+
 # What a send may end with: the caller's error, or the state of the other run.
 _REFUSALS: dict[str, type[AikiError]] = {
     kind.__qualname__: kind for kind in (NotFound, InvalidTransition, LimitExceeded)
@@ -169,6 +172,7 @@ class Waits:
         """Record the next message on a topic by what `taking` makes of it, or the time-out.
 
         Gives None where a message was taken, TIMEOUT, or the answer of a script that took none.
+        A message that is no longer true is dropped.
         """
         run = self._execution
         if operation.entry is None:
@@ -186,6 +190,9 @@ class Waits:
                 if coming.done():
                     take = taking(coming.result(), begun)
                     answer = await run.record_for_good(operation, take)
+                    if answer == _TOO_SOON:
+                        coming = run.news.mail.next(topic)
+                        continue
                     is_taken = answer is None
                     return answer
                 seen = run.news.seen

@@ -146,12 +146,14 @@ class Worker:
         self._threads = Threads(self._room, f"aiki-task-{self.id}")
         self._hosts = [self._host_for(store, self._threads) for store in stores]
         self._running = True
+        self.workflow_registry.served_by = self.id
         self.stopping.clear()
         self._failure = None
         self._actors.resume()
         try:
             presence = await self._live(stores)
         except BaseException:
+            self.workflow_registry.served_by = ""
             await self._leave_lifespans()
             raise
         for store in stores:
@@ -200,6 +202,7 @@ class Worker:
                 await self._leave_lifespans()
                 if self._threads is not None:
                     self._threads.close()
+        self.workflow_registry.served_by = ""
         await self._leave_lifespans()  # where it was prepared and never started
         if self._failure is not None:
             failure, self._failure = self._failure, None

@@ -88,7 +88,10 @@ class Start(Generic[P, R_co]):
         Raises `DataError` for arguments that their annotations do not describe, before anything
         is sent, and `Conflict` when the idempotency key belongs to a run with other input.
         """
-        if not isinstance(client, Client):
+        given: object = client
+        if isinstance(given, Run):
+            raise DefinitionError(f"{self} is started by a run with start_as_child(run, …)")
+        if not isinstance(given, Client):
             raise DefinitionError(
                 f"{self} is started with the client that aiki.client() gives, not with "
                 f"{type(client).__qualname__}"

@@ -265,6 +265,9 @@ async def test_what_cannot_be_stored_is_refused_and_decides_nothing(desk: Desk) 
             await resolve(client, token, data)
     with pytest.raises(DataError, match="a reason has at most"):
         await reject(client, token, "x" * 9000)
+    no_text: Any = 7
+    with pytest.raises(DataError, match="a reason is a str"):
+        await reject(client, token, no_text)
     await reject(client, token, "half a pair: \ud800")
     assert (await handle.wait_for_completion(60)).startswith("rejected: half a pair: ")
 

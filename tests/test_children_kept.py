@@ -22,6 +22,7 @@ from tests.support.families import (
     children,
     children_of,
     doubles,
+    go_on,
     read,
     remove_what_is_over,
     returns_much,
@@ -303,3 +304,72 @@ def test_the_id_of_a_child_follows_from_its_parent_and_the_step_that_starts_it()
     assert first == child_run_id("0-parent", "child/x#0")
     assert first != child_run_id("0-parent", "child/x#1")
     assert first.startswith("0-")
+
+
+async def test_those_of_a_map_stay_for_a_parent_that_may_be_retried_or_forked(app: App) -> None:
+    failing = {"yes"}
+
+    @task
+    async def shaky() -> None:
+        if failing:
+            raise ConnectionError("down")
+
+    parents = workflow("parents")
+
+    @parents.v("1.0.0")
+    async def parent(run: Run) -> list[int]:
+        found = await run.map(doubles, [1, 2, 3])
+        await shaky.start(run)
+        return found
+
+    await app.serve(parents, children)
+    handle = await parent.start(app.client)
+    await becomes(handle, Status.FAILED)
+    base, link = app.base_of(handle.id), app.link_of(handle.id)
+    for run_id in await children_of(app):
+        await link.send(("ZADD", f"{base}index:completed/{children.name}", "XX", "1", run_id))
+    for store in app.client.partitions.all:
+        await store.timers.remove_finished(3600, [children.name])
+    failing.clear()
+    fork = await handle.fork()
+    assert await fork.wait_for_completion(60) == [2, 4, 6]
+    await handle.retry()
+    assert await handle.wait_for_completion(60) == [2, 4, 6]
+    for _ in range(2):  # of their parent, and then of themselves
+        await remove_what_is_over(app)
+    assert await children_of(app) == []
+
+
+@pytest.mark.parametrize("is_map", [False, True])
+async def test_those_of_earlier_generations_are_left_to_their_retention(
+    app: App, *, is_map: bool
+) -> None:
+    parents = workflow("parents")
+
+    @parents.v("1.0.0")
+    async def parent(run: Run, number: int) -> None:
+        if is_map:
+            await run.map(doubles, [1, 2])
+        else:
+            await doubles.with_options(on_parent_close="abandon").start_as_child(run, number)
+            await run.sleep("a moment", 0.01)
+        if number < 3:
+            await run.continue_as_new(number + 1)
+        await go_on.wait(run)
+
+    await app.serve(parents, children)
+    handle = await parent.start(app.client, 1)
+    await becomes(handle, Status.AWAITING_EVENT)
+    count = 6 if is_map else 3
+
+    async def are_over() -> bool:
+        ended = app.client.runs(workflow=children.name, status=Status.COMPLETED)
+        return len([run async for run in ended]) == count
+
+    await eventually(are_over, what="the children")
+    await remove_what_is_over(app)
+    left = [await read(app, child, "parent_generation") for child in await children_of(app)]
+    assert set(left) == {b"2"}, "only those of the last generation"
+    base, link = app.base_of(handle.id), app.link_of(handle.id)
+    told = await link.send(("HLEN", f"{base}run:{handle.id}:mailbox"))
+    assert told == (0 if is_map else 1)

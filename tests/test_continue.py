@@ -29,7 +29,7 @@ told = event("told", int)
 
 @dataclass
 class Inbox:
-    heard: list[str] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list[str])
 
 
 @pytest.fixture

@@ -10,8 +10,11 @@ from aiki import (
     NotFound,
     Run,
     RunFailed,
+    Status,
+    awakeable,
     current_step,
     event,
+    resolve,
     task,
     workflow,
 )
@@ -19,7 +22,7 @@ from aiki.handle import Handle
 from aiki.store.keys import new_run_id
 from aiki.store.runs import NewRun
 from aiki.workflow import WorkflowVersion
-from tests.support.app import App, outcomes
+from tests.support.app import App, becomes, outcomes
 from tests.support.cancels import Site
 
 noted = event("noted")
@@ -218,3 +221,31 @@ async def test_a_start_that_is_sent_again_late_does_not_start_what_was_deleted(a
     assert "was deleted" in str(refused)
     with pytest.raises(NotFound):
         await handle.status()
+
+
+async def test_a_fork_at_the_step_that_hands_a_token_over_has_a_decision_of_its_own(
+    app: App,
+) -> None:
+    mailed: list[str] = []
+
+    @task
+    async def mail(token: str) -> None:
+        mailed.append(token)
+
+    @workflow("approvals").v("1.0.0")
+    async def approving(run: Run) -> str:
+        approval = awakeable(run, "approval", str)
+        await mail.start(run, approval.token)
+        return await approval.wait()
+
+    await app.serve(approving)
+    handle = await approving.start(app.client)
+    await becomes(handle, Status.AWAITING_EVENT)
+    (step,) = [step for step in await handle.journal() if step.task == "mail"]
+    fork = await handle.fork(at=step.key)
+    await becomes(fork, Status.AWAITING_EVENT)
+    first, second = dict.fromkeys(mailed)
+    await resolve(app.client, second, "yes")
+    assert await fork.wait_for_completion(60) == "yes"
+    await resolve(app.client, first, "no")
+    assert await handle.wait_for_completion(60) == "no"

@@ -282,6 +282,8 @@ async def test_what_does_not_fit_is_refused_where_it_is_said(app: App) -> None:
         bad: Any = 7
         with pytest.raises(DataError, match="chunk of topic words"):
             run.publish(words, bad)
+        with pytest.raises(DataError, match="a chunk is published under"):
+            run.publish(bad, "word")
         return "done"
 
     await app.serve(wf)

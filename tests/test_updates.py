@@ -14,6 +14,7 @@ from aiki import Handle, Run, Update, Workflow, WorkflowVersion, task, workflow
 from aiki.errors import (
     AskFailed,
     DataError,
+    DefinitionError,
     InvalidTransition,
     NotFound,
     Rejected,
@@ -304,6 +305,8 @@ async def test_a_handler_waits_for_what_updates_make_true_or_for_a_time(app: App
     @wf.v("1.0.0")
     async def until(run: Run) -> list[bool]:
         state = run.state(Basket)
+        with pytest.raises(DefinitionError, match="not an async def"):
+            await run.until("none", until.handler)
         first = await run.until("one", lambda: state.items)
         both = await asyncio.gather(
             run.until("two", lambda: len(state.items) == 2),

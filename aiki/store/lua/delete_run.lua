@@ -10,7 +10,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'workflow', 'held', 'parent')
+local f = redis.call('HMGET', run, 'status', 'workflow', 'held', 'parent', 'slot')
 local status = f[1]
 if not status then
   return { 'NONE' }
@@ -18,7 +18,7 @@ elseif status == 'deleted' then
   return { 'OK' }
 elseif status ~= 'completed' and status ~= 'failed' and status ~= 'cancelled' then
   return { 'REFUSED', status }
-elseif is_awaited(f[3], f[4]) then
+elseif is_awaited(f[3], f[4], f[5]) then
   return { 'AWAITED', f[4] }
 end
 remove(id, run)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, ready, index, enqueue, checkpoint, counts, untold
+-- uses: clock, ready, index, enqueue, checkpoint, counts, untold, untell
 -- Let a failed run go on from its last checkpoint. Who asks has read its journal, and says what of
 -- it the next attempt does without. A deadline and a cancel that came too late hold no more.
 -- KEYS  the key prefix
@@ -11,7 +11,8 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'status', 'epoch', 'retried', 'news', 'ends', 'streams')
+local f = redis.call('HMGET', run, 'status', 'epoch', 'retried', 'news', 'ends', 'streams',
+  'parent', 'slot')
 if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 elseif f[3] == ARGV[2] then
@@ -24,6 +25,9 @@ end
 check_counts({ f[4], f[5] })
 redis.call('HLEN', run .. ':journal')
 redis.call('HLEN', run .. ':mailbox')
+if f[7] then
+  pcall(untell, id, run, f[7], f[8]) -- a damaged parent keeps nobody from this
+end
 local r = queue_fields(run)
 r[6] = ''
 enqueue(id, run, r, 'failed', ms(now()), 'retried', ARGV[2])

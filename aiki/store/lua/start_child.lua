@@ -9,7 +9,7 @@
 local p = KEYS[1]
 local id = ARGV[1]
 local run = p .. 'run:' .. id
-local f = redis.call('HMGET', run, 'token', 'cancel', 'news', 'kin')
+local f = redis.call('HMGET', run, 'token', 'cancel', 'news', 'kin', 'generation')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
@@ -23,6 +23,7 @@ if old then
   end
 end
 redis.call('HLEN', run .. ':children')
-child(id, run, ARGV[5], '', ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], '', '', ARGV[11])
+child(id, run, f[5], ARGV[5], '', ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], '', '',
+  ARGV[11])
 adopt(run, f[4])
 return close(run, ARGV[3], ARGV[4], ARGV[2]) or flags(f[2], f[3])

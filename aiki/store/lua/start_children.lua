@@ -27,8 +27,8 @@ check_counts({ f[3] })
 local m = redis.call('HMGET', map, 'started', 'ended', 'wake_at', 'told')
 local started, ended = tonumber(m[1]) or 0, tonumber(m[2]) or 0
 for i = 12, #ARGV, 3 do
-  child(id, run, ARGV[i + 1], name .. '/' .. ARGV[i], ARGV[7], ARGV[8], ARGV[9], ARGV[10],
-    ARGV[i + 2], '', '', ARGV[11])
+  child(id, run, f[7], ARGV[i + 1], name .. '/' .. ARGV[i], ARGV[7], ARGV[8], ARGV[9],
+    ARGV[10], ARGV[i + 2], '', '', ARGV[11])
   started = math.max(started, ARGV[i] + 1)
 end
 if not old then

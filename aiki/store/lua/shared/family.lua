@@ -3,6 +3,7 @@
 -- told_parent(id, run, to, at): tell the parent of a run that the run is over, once, where that
 -- hears it: of a child that it waits for by mail; of one that belongs to a map when as many
 -- have ended as it wants to hear of, or the first has failed where none may.
+-- One that has continued as new since is not: no handler of its generation asks for it.
 -- The record of a child is held until its parent has taken its end, or has ended itself.
 -- family(id, run, kin, to, at): what the end of a run means for its parent and its children. kin is
 -- '' for most runs; it has a p where there is a parent, and a c where there are children.
@@ -11,10 +12,14 @@ local function hears(status)
   return status and (not FINAL[status] or status == 'failed')
 end
 local function told_parent(id, run, to, at)
-  local k = redis.call('HMGET', run, 'parent', 'slot')
+  local k = redis.call('HMGET', run, 'parent', 'slot', 'parent_generation')
   local parent = p .. 'run:' .. k[1]
-  local f = redis.call('HMGET', parent, 'status', 'owner')
+  local f = redis.call('HMGET', parent, 'status', 'owner', 'generation')
   if not hears(f[1]) then
+    return
+  end
+  if k[3] and k[3] ~= (f[3] or '0') then
+    redis.call('HDEL', parent .. ':children', id)
     return
   end
   if k[2] == '' then

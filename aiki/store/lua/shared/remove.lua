@@ -1,10 +1,16 @@
--- is_awaited(held, parent): whether the record of a child is held for a parent that is not over.
+-- is_mapped(parent, slot): whether a child belongs to a map that its parent may look at again.
+-- is_awaited(held, parent, slot): whether the record of a child is held for a parent that is not over.
 -- remove(id, run): remove a run that is over, with every key and entry it has but that in the
 -- listing of its status.
-local function is_awaited(held, parent)
+local function is_mapped(parent, slot)
+  local map = parent and string.match(slot, '^(.*)/%d+$')
+  return map and redis.call('EXISTS', p .. 'run:' .. parent .. ':map:' .. map) == 1
+end
+local function is_awaited(held, parent, slot)
   local status = held and parent and redis.pcall('HGET', p .. 'run:' .. parent, 'status')
   return type(status) == 'string' and status ~= 'completed' and status ~= 'failed'
     and status ~= 'cancelled' and status ~= 'deleted'
+    and (slot == '' or is_mapped(parent, slot)) -- else its parent has continued as new
 end
 local function remove(id, run)
   local f = redis.call('HMGET', run, 'reference', 'tags', 'start_by', 'finish_by', 'maps', 'kin',
