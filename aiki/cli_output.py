@@ -221,8 +221,9 @@ def _steps(steps: Sequence[RecordedStep], now: datetime, width: int | None) -> l
             said = plain(f"{step.failure.type}: {step.failure.message}").splitlines()[0]
             shown.append(_GAP + _cut(said, None if width is None else width - len(_GAP)))
         if step.due is not None:
-            when = f"in {duration(step.due - now)}" if step.due > now else "is due"
-            shown.append(f"{_GAP}next attempt {when}")
+            when = f"in {duration(step.due - now)}" if step.due > now else "now"
+            what = "next attempt" if step.outcome == "retrying" else "due"
+            shown.append(f"{_GAP}{what} {when}")
     return shown
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, MutableMapping
 from types import EllipsisType
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +34,16 @@ class Reporting(Publishing, Protocol):
     def beat(self, step: CurrentStep) -> Coroutine[Any, Any, None]:
         """Store what an attempt says while it is under way."""
         ...
+
+
+class _StepLogger(logging.LoggerAdapter[logging.Logger]):
+    """Says of which run it speaks, as that of the run does."""
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        about = self.extra or {}
+        return f"[{about['run_id']}] {msg}", {**kwargs, "extra": about}
 
 
 class CurrentStep:
@@ -116,7 +126,7 @@ class CurrentStep:
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger whose records carry the run's id and the step's key."""
         about = {"run_id": self.run_id, "step": self.key}
-        return logging.LoggerAdapter(logging.getLogger("aiki.task"), about)
+        return _StepLogger(logging.getLogger("aiki.task"), about)
 
     @property
     def is_draining(self) -> bool:

@@ -249,3 +249,61 @@ async def test_a_fork_at_the_step_that_hands_a_token_over_has_a_decision_of_its_
     assert await fork.wait_for_completion(60) == "yes"
     await resolve(app.client, first, "no")
     assert await handle.wait_for_completion(60) == "no"
+
+
+async def test_a_fork_between_the_start_of_a_child_and_its_end_takes_the_end_too(app: App) -> None:
+    child_wf, wf = workflow("child"), workflow("parent")
+
+    @task
+    async def work() -> str:
+        return "worked"
+
+    @child_wf.v("1.0.0")
+    async def child(_run: Run, number: int) -> int:
+        return number
+
+    @wf.v("1.0.0")
+    async def parent(run: Run) -> str:
+        one = await child.start_as_child(run, 1)
+        done = await work.start(run)
+        return f"{done} {await one.wait_for_completion()}"
+
+    await app.serve(child_wf, wf)
+    handle = await parent.start(app.client)
+    assert await handle.wait_for_completion(60) == "worked 1"
+    (step,) = [step for step in await handle.journal() if step.task == "work"]
+    fork = await handle.fork(at=step.key)
+    assert await fork.wait_for_completion(60) == "worked 1"
+
+
+async def test_a_child_that_was_deleted_between_two_attempts_is_gone(app: App) -> None:
+    failing = {"yes"}
+    child_wf, wf = workflow("child"), workflow("parent")
+
+    @task
+    async def shaky() -> None:
+        if failing:
+            raise ConnectionError("down")
+
+    @child_wf.v("1.0.0")
+    async def child(_run: Run) -> None:
+        """End at once."""
+
+    @wf.v("1.0.0")
+    async def parent(run: Run) -> None:
+        one = await child.start_as_child(run)
+        await run.sleep("until it is over", 0.05)
+        await shaky.start(run)
+        await one.wait_for_completion()
+
+    await app.serve(child_wf, wf)
+    handle = await parent.start(app.client)
+    with pytest.raises(RunFailed, match="down"):
+        await handle.wait_for_completion(60)
+    async for run in app.client.runs(workflow="child"):
+        await app.client.handle(run.id).wait_for_completion(60)
+        await app.client.handle(run.id).delete()
+    failing.clear()
+    await handle.retry()
+    await becomes(handle, Status.STALLED)
+    assert "is not there any more" in (await handle.status()).reason

@@ -203,3 +203,24 @@ async def test_a_run_remembers_a_bounded_number_of_watchers_and_the_latest_of_th
     await scene.finish(owner)
     async with asyncio.timeout(TIMEOUT):
         await told.get()
+
+
+async def test_a_copy_of_a_question_that_comes_after_its_refusal_is_not_taken_again(
+    scene: Scene,
+) -> None:
+    owner = await scene.running(await scene.register())
+    key, question = "answer/add:1#0", b"update/add\nid\n{}"
+
+    async def ask(request: str) -> object:
+        about = (request, 60_000, question, 1_000, 100_000, key)
+        return await scene.script("ask_run", owner.run_id, *about)
+
+    assert await ask("first") == [b"OK"]
+    refusal = (owner.run_id, owner.token, 1, key, b"id\njno")
+    await scene.script("answer_unrecorded", *refusal)
+    assert await ask("first") == [b"OK"]
+    mailbox = f"{scene.base}run:{owner.run_id}:mailbox"
+    assert await scene.store.link.send(("HLEN", mailbox)) == 0
+    assert await ask("again") == [b"OK"]
+    assert await scene.store.link.send(("HLEN", mailbox)) == 1
+    await audit(scene)

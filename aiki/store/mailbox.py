@@ -100,9 +100,10 @@ class Mailbox:
             UnknownKey, Tampered: the recorded answer cannot be opened.
         """
         command = (
-            "EVALSHA", _ASK, "1", self._base, run_id, answer_key or new_token(),
-            "" if answer_key else str(QUERY_MS), self._seals.question(run_id, topic, payload),
-            str(MAX_UNREAD), str(MAX_UNREAD_BYTES),
+            "EVALSHA", _ASK, "1", self._base, run_id, new_token(),
+            str(REMEMBERED_MS if answer_key else QUERY_MS),
+            self._seals.question(run_id, topic, payload), str(MAX_UNREAD), str(MAX_UNREAD_BYTES),
+            answer_key,
         )  # fmt: skip
         word, *rest = await self._link.send_within(command, timeout)
         if word == b"HELD":

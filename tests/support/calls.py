@@ -334,9 +334,11 @@ async def message_that_keeps_a_promise(scene: Scene) -> list[Argument]:
     return [RUN, "message", "", b"promise/x\nr1", "1000", "100000", *promise]
 
 
-_QUERY: list[Argument] = [RUN, "message", "60000", b"query/status\nid\n{}", "1000", "100000"]
+_QUERY: list[Argument] = [
+    RUN, "message", "60000", b"query/status\nid\n{}", "1000", "100000", "",
+]  # fmt: skip
 _UPDATE: list[Argument] = [
-    RUN, "answer/add:1#0", "", b"update/add\nid\n{}", "1000", "100000",
+    RUN, "message", "60000", b"update/add\nid\n{}", "1000", "100000", "answer/add:1#0",
 ]  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 -- Ask a run: put a query or an update into its mailbox, once per message id. An update that was
 -- answered gives its answer again.
 -- KEYS  the key prefix
--- ARGV  run id, message id (of an update, address#n of the entry that its answer is recorded in),
---       ms for which that id is remembered ('' for an update), the message (topic, a line break,
---       payload), the most unread messages, their most bytes
+-- ARGV  run id, an id of this request, ms for which it is remembered, the message (topic, a line
+--       break, payload), the most unread messages, their most bytes, of an update address#n of the
+--       entry that its answer is recorded in, else ''
 -- Reply {'OK'}, also where it came before; {'DONE', entry}; {'NONE'}; {'OVER', status};
 --       {'HELD', status, reason} where nobody will answer; {'FULL', unread messages, their bytes}
 -- From  any that is not over, nor stalled or, for a query, paused; one that waits -> queued
@@ -16,11 +16,11 @@ local f = redis.call('HMGET', run, 'status', 'owner', 'unread', 'reason', 'ends'
 if not f[1] or f[1] == 'deleted' then
   return { 'NONE' }
 end
-local is_update = ARGV[3] == ''
-if is_update then
-  local answer = redis.call('HGET', run .. ':journal', ARGV[2])
+local update = ARGV[7]
+if update ~= '' then
+  local answer = redis.call('HGET', run .. ':journal', update)
   if not answer or not string.find(answer, '^[rf]') then
-    answer = redis.call('HGET', run .. ':answers', ARGV[2])
+    answer = redis.call('HGET', run .. ':answers', update)
   end
   if answer then
     return { 'DONE', answer }
@@ -29,10 +29,11 @@ end
 if f[1] == 'completed' or f[1] == 'failed' or f[1] == 'cancelled' then
   return { 'OVER', f[1] }
 end
-if redis.call('ZSCORE', run .. ':seen', ARGV[2]) then
+-- An update that was refused may be asked for again, by another request.
+if redis.call('ZSCORE', run .. ':seen', ARGV[2]) or redis.call('ZSCORE', run .. ':seen', update) then
   return { 'OK' }
 end
-if f[1] == 'stalled' or (f[1] == 'paused' and not is_update) then
+if f[1] == 'stalled' or (f[1] == 'paused' and update == '') then
   return { 'HELD', f[1], f[4] or '' }
 end
 local unread, size = redis.call('HLEN', run .. ':mailbox') - (f[5] or 0), tonumber(f[3]) or 0
@@ -41,10 +42,9 @@ if unread >= tonumber(ARGV[5]) or size + #ARGV[4] > tonumber(ARGV[6]) then
 end
 local at = now()
 put_mail(id, run, f, ARGV[4], ms(at), 'unread')
-if is_update then
-  redis.call('ZADD', run .. ':seen', '+inf', ARGV[2])
-else
-  redis.call('ZREMRANGEBYSCORE', run .. ':seen', '-inf', ms(at))
-  redis.call('ZADD', run .. ':seen', ms(at + ARGV[3]), ARGV[2])
+redis.call('ZREMRANGEBYSCORE', run .. ':seen', '-inf', ms(at))
+redis.call('ZADD', run .. ':seen', ms(at + ARGV[3]), ARGV[2])
+if update ~= '' then
+  redis.call('ZADD', run .. ':seen', '+inf', update)
 end
 return { 'OK' }

@@ -14,7 +14,8 @@ local f = redis.call('HMGET', run, 'token', 'cancel', 'news', 'ends')
 if f[1] ~= ARGV[2] then
   return 'FENCED'
 end
-local c = redis.call('HMGET', born, 'status', 'result', 'failure', 'workflow', 'held')
+local c = redis.call('HMGET', born, 'status', 'result', 'failure', 'workflow', 'held',
+  'parent')
 local to = c[1]
 if not to or to == 'deleted' then
   return { 'GONE' }
@@ -38,7 +39,7 @@ if size > 0 then
   redis.call('HDEL', run .. ':mailbox', ARGV[7])
   redis.call('HINCRBY', run, 'ends', -1)
 end
-if c[5] then
+if c[5] and c[6] == ARGV[1] then -- and not a fork of its parent
   redis.call('HDEL', born, 'held')
   redis.pcall('ZADD', p .. 'index:' .. to .. '/' .. c[4], 'XX', ms(now()), ARGV[6])
 end

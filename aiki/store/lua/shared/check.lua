@@ -19,15 +19,16 @@ local function can_be_told(run)
 end
 
 local function check_end_of(id, child, run, f, at)
-  local to = redis.call('HGET', p .. 'run:' .. child, 'status')
+  local c = redis.call('HMGET', p .. 'run:' .. child, 'status', 'parent')
+  local to = c[1]
   if to and not FINAL[to] then
     return false
   end
   found(id, 'was not told of the end of its child ' .. child, function()
-    if to then
+    if c[2] == id then
       told_parent(child, p .. 'run:' .. child, to, at)
-    else
-      put_mail(id, run, f, 'end/' .. child .. '\ngone', at, 'ends')
+    else -- it is gone, or told the run that this one is a fork of
+      put_mail(id, run, f, 'end/' .. child .. '\n' .. (c[2] and to or 'gone'), at, 'ends')
     end
   end)
   return true
