@@ -26,6 +26,7 @@ OnError: TypeAlias = Literal["raise", "return"]
 
 STARTED_TOGETHER = 32  # by one script
 READ_TOGETHER = 200
+LOOK_AGAIN = 0.1  # seconds, after a child that had failed was retried
 MAX_MAPPED = 10_000
 MAX_RESULTS = 64 * 1024 * 1024  # bytes: they are all in the memory of the worker at once
 
@@ -86,6 +87,7 @@ class ChildMap:
                 state = await self._store.read_map(run.owner.run_id, scoped(run, self._key))
                 if self._is_strict and state.first_failed is not None:
                     await self._fail(operation, state.first_failed, begun)
+                    await asyncio.sleep(LOOK_AGAIN)
                     continue
                 if state.ended == len(self._calls):
                     return await self._complete(operation, begun)

@@ -1,5 +1,5 @@
--- child(id, run, generation, child_id, slot, policy, ...): start a run that belongs to this generation
--- of another one; the rest are what `start` takes after the id. `adopt` notes in the
+-- child(id, run, generation, child_id, slot, policy, ...): start a run that belongs to this
+-- generation of another one; the rest are what `start` takes after the id. `adopt` notes in the
 -- parent's record that it has children.
 local function child(id, run, generation, child_id, slot, policy, ...)
   local born = p .. 'run:' .. child_id

@@ -1,5 +1,6 @@
 -- is_mapped(parent, slot): whether a child belongs to a map that its parent may look at again.
--- is_awaited(held, parent, slot): whether the record of a child is held for a parent that is not over.
+-- is_awaited(held, parent, slot): whether the record of a child is held for a parent that is not
+-- over.
 -- remove(id, run): remove a run that is over, with every key and entry it has but that in the
 -- listing of its status.
 local function is_mapped(parent, slot)

@@ -1,5 +1,5 @@
--- untell(id, run, parent, slot): take back what a child has told its parent of its end, where that has
--- still to look: the child is to end anew.
+-- untell(id, run, parent, slot): take back what a child has told its parent of its end, where that
+-- has still to look: the child is to end anew.
 local function untell_map(map, index)
   local m = redis.call('HMGET', map, index, 'ended', 'told', 'first')
   if not m[1] then
