@@ -188,9 +188,10 @@ class Housekeeping(Records):
 
     def cascade(self, parent_id: str, order: Sequence[str]) -> None:
         """Let the children of a run that is over end too, as each was started to."""
-        parent = self.runs[parent_id]
+        parent = self.runs.get(parent_id)
+        children = self.orphans.pop(parent_id) if parent is None else parent.children
         self.cascades.discard(parent_id)
         for child_id in order:
             child = self.runs.get(child_id)
-            if parent.children.pop(child_id) == "cancel" and child is not None:
+            if children.pop(child_id) == "cancel" and child is not None:
                 self.cancelled(child, f"its parent, run {parent_id}, is over")

@@ -100,6 +100,7 @@ class Model(Owners, Housekeeping):
             return "refused"
         if run.epoch != epoch:
             return "changed"
+        self.untell(run)
         run.pause = False
         self.enqueue(run)
         run.retried, run.failure, run.cancel, run.cancel_at = epoch, None, None, None

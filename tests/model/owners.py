@@ -91,6 +91,7 @@ class Owners(Records):
         run.wake = min((step.due for step in steps if step is not None), default=None)
         if run.wake is not None:
             self.timers[run.id] = run.wake
+        run.is_put_off = False
         self.leave_worker(run)
         self.move(run, status)
         return b"PARKED"
@@ -134,6 +135,7 @@ class Owners(Records):
             self.enqueue(run)
         else:
             run.wake = self.timers[run.id] = self.now + delay
+            run.is_put_off = True
             self.leave_worker(run)
             self.move(run, Status.AWAITING_RETRY)
         run.progress = None
@@ -149,6 +151,12 @@ class Owners(Records):
         run.input, run.generation = payload, run.generation + 1
         run.attempt, run.progress, run.wake = 1, None, None
         run.journal.clear()
+        for number, mail in list(run.mailbox.items()):
+            if mail.startswith(b"end/"):
+                del run.mailbox[number]
+                child = self.runs.get(mail.decode().removeprefix("end/").partition("\n")[0])
+                if child is not None:
+                    child.held = False
         return b"OK"
 
     def consume(self, owner: Ownership, key: str, number: int, payload: bytes) -> int | bytes:
@@ -176,6 +184,7 @@ class Owners(Records):
         if child_id not in self.runs and child_id not in self.deleted:
             self.start(child_id, "", "", When(), payload)
             self.runs[child_id].parent = run.id
+            self.runs[child_id].parent_generation = run.generation
             run.children[child_id] = policy
         return self.close(run, key, Step("r", owner.token, b"")) or self.flags(run)
 
@@ -193,6 +202,6 @@ class Owners(Records):
         if word is not None:
             return word
         run.mailbox.pop(number, None)
-        if child.held:
+        if child.held and child.parent == run.id:
             child.held, child.listed_at = False, self.now
         return [self.flags(run), child.status.encode(), payload]

@@ -62,6 +62,7 @@ class ModelRun:
     token: str = ""
     offer: Offer | None = None
     wake: int | None = None
+    is_put_off: bool = False  # where it waits for the next attempt of its handler
     journal: dict[str, Step] = field(default_factory=dict[str, Step])
     mailbox: dict[int, bytes] = field(default_factory=dict[int, bytes])
     seen: set[str] = field(default_factory=set[str])
@@ -83,6 +84,7 @@ class ModelRun:
     start_by: int | None = None
     finish_by: int | None = None
     parent: str | None = None
+    parent_generation: int = 0
     held: bool = False
     children: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -123,6 +125,7 @@ class Records:
         self.alone: list[Offer] = []
         self.timers: dict[str, int] = {}
         self.cascades: set[str] = set()
+        self.orphans: dict[str, dict[str, str]] = {}  # children of parents that are removed
         self.looked_at: int | None = None
         self.grace = 0
 
@@ -203,7 +206,8 @@ class Records:
 
     def put_mail(self, run: ModelRun, message: bytes) -> None:
         """Put a message into a mailbox, under the number of the news that it is."""
-        self.stir(run)
+        if not (run.status is Status.AWAITING_RETRY and run.is_put_off):
+            self.stir(run)
         run.news += 1
         run.mailbox[run.news] = message
 
@@ -217,9 +221,10 @@ class Records:
         else:
             run.failure = payload
         parent = self.runs.get(run.parent or "")
-        if parent is not None and parent.status not in FINAL:
-            self.put_mail(parent, f"end/{run.id}\n{to}".encode())
-            run.held = True
+        if parent is not None and (parent.status not in FINAL or parent.status is Status.FAILED):
+            if run.parent_generation == parent.generation:
+                self.put_mail(parent, f"end/{run.id}\n{to}".encode())
+                run.held = True
             parent.children.pop(run.id, None)
         if run.children:
             self.cascades.add(run.id)
@@ -288,14 +293,24 @@ class Records:
             del self.keys[run.key]
         self.timers.pop(f"{run.id}!start", None)
         self.timers.pop(f"{run.id}!finish", None)
-        self.cascades.discard(run.id)
+        if run.id in self.cascades:
+            self.orphans[run.id] = run.children
+
+    def untell(self, run: ModelRun) -> None:
+        """Take back what a child has told of its end."""
+        parent = self.runs.get(run.parent or "")
+        if run.held and parent is not None:
+            told = f"end/{run.id}\n".encode()
+            for number in [n for n, mail in parent.mailbox.items() if mail.startswith(told)]:
+                del parent.mailbox[number]
+        run.held = False
 
     def checkpoint(self, run: ModelRun, dropped: Sequence[str], loosened: Sequence[str]) -> None:
         """Take out of a journal what the next attempt does without; tell ends of children again."""
         for key in dropped:
             run.journal.pop(key, None)
             child = self.runs.get(key.removeprefix("end/").rpartition("#")[0])
-            if key.startswith("end/") and child is not None and child.status in FINAL:
+            if key.startswith("end/") and child and child.status in FINAL and not child.held:
                 run.news += 1
                 run.mailbox[run.news] = f"end/{child.id}\n{child.status}".encode()
                 child.held = True
