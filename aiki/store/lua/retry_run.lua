@@ -25,14 +25,14 @@ end
 check_counts({ f[4], f[5] })
 redis.call('HLEN', run .. ':journal')
 redis.call('HLEN', run .. ':mailbox')
-if f[7] then
-  pcall(untell, id, run, f[7], f[8]) -- a damaged parent keeps nobody from this
-end
 local r = queue_fields(run)
 r[6] = ''
 enqueue(id, run, r, 'failed', ms(now()), 'retried', ARGV[2])
 redis.call('HDEL', run, 'failure', 'cancel', 'cancel_at', 'pause', 'attempt', 'begun', 'finish_by',
   'deaths', 'progress')
+if f[7] then
+  pcall(untell, id, run, f[7], f[8]) -- a damaged parent keeps nobody from this
+end
 untold(run, f[6])
 checkpoint(run, 4, tonumber(ARGV[3]))
 redis.pcall('ZREM', p .. 'timers', id .. '!finish')
