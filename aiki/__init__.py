@@ -7,6 +7,7 @@ from aiki.children import ChildHandle
 from aiki.client import Client, client, start_many
 from aiki.context import Lifespan, RunContext, RunInfo, lifespan, run_context
 from aiki.current_step import CurrentStep, current_step
+from aiki.description import RecordedStep, RunDescription, RunStatus
 from aiki.durations import Seconds
 from aiki.encryption import Encrypted
 from aiki.envelope import Compressed, Sealed
@@ -34,7 +35,7 @@ from aiki.errors import (
     UnknownKey,
 )
 from aiki.event import Event, event
-from aiki.handle import Handle, RecordedStep, RunDescription, RunStatus
+from aiki.handle import Handle
 from aiki.middleware import Middleware
 from aiki.registry import Registry
 from aiki.retry import RetryPolicy, exponential, fixed, jittered, never

@@ -31,8 +31,9 @@ from aiki.cli_security import acl, new_key
 from aiki.cli_settings import PATIENCE, StoreSettings
 from aiki.client import Client
 from aiki.codec import Codec
+from aiki.description import RecordedStep, why
 from aiki.errors import DataError, NotFound
-from aiki.handle import Handle, RecordedStep, why
+from aiki.handle import Handle
 from aiki.names import checked_key, checked_name, checked_version
 from aiki.states import Status
 from aiki.store.catalog import Offer

@@ -16,10 +16,10 @@ from typing import Any
 
 import click
 
+from aiki.description import RecordedStep, RunDescription, description, moment, why
 from aiki.envelope import Sealed
 from aiki.errors import DataError, Failure
 from aiki.failures import failure_from_json
-from aiki.handle import RecordedStep, RunDescription, description, moment, why
 from aiki.records import RunSnapshot
 from aiki.states import Status
 from aiki.store.audit import Findings

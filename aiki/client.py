@@ -24,12 +24,13 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast
 from aiki.call import Call
 from aiki.codec import MAX_PAYLOAD, Codec
 from aiki.completion import Completions
+from aiki.description import RunDescription
 from aiki.durations import Seconds, seconds
 from aiki.embedded import EmbeddedServer
 from aiki.encryption import checked_codec
 from aiki.envelope import PayloadCodec
 from aiki.errors import AikiError, ConfigError, Conflict, DefinitionError
-from aiki.handle import Handle, RunDescription
+from aiki.handle import Handle
 from aiki.hints import Hints
 from aiki.listing import list_runs
 from aiki.names import checked_name, checked_run_id

@@ -6,8 +6,8 @@ import math
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime
 
+from aiki.description import RunDescription, description
 from aiki.errors import DataError
-from aiki.handle import RunDescription, description
 from aiki.names import checked_name, checked_tag
 from aiki.states import Status
 from aiki.store import Partitions

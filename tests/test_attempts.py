@@ -22,7 +22,7 @@ from aiki import (
     task,
     workflow,
 )
-from aiki.handle import RecordedStep
+from aiki.description import RecordedStep
 from tests.support.app import App
 from tests.support.one_step import reporting, told
 from tests.support.waiting import eventually

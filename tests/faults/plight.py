@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from aiki.client import Client
-from aiki.handle import why
+from aiki.description import why
 from aiki.states import Status
 
 # Of runs, and of lines of each log. The whole log of each supervisor stands above them.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from aiki.client import Client
-from aiki.handle import Handle, RecordedStep
+from aiki.description import RecordedStep
+from aiki.handle import Handle
 from aiki.states import Status
 from tests.faults.ledger import Effect
 from tests.faults.workload import STEPS, Receipt

@@ -55,7 +55,10 @@ async def _stored(store: Store) -> dict[str, list[bytes]]:
         b"string": ("GET",),
     }
     for key in keys:
-        command, *rest = reading[await link.send(("TYPE", key))]
+        kind = await link.send(("TYPE", key))
+        if kind == b"none":  # its time was over meanwhile
+            continue
+        command, *rest = reading[kind]
         found[key.decode()] = [key, *_flat(await link.send((command, key, *rest)))]
     return found
 
