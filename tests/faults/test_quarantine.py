@@ -44,7 +44,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def put_in_quarantine(app: App, handle: Handle[str], name: str) -> None:
     """Let a run end two workers."""
-    scene = Scene(app.client.store)
+    scene = Scene(app.client.partitions.of(handle.id))
     stream = f"ready:{name}/1.0.0/default"
     for _ in range(2):
         incarnation = await scene.register(stream)
