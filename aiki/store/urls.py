@@ -29,6 +29,12 @@ _MALFORMED = (
     "the Redis URL is malformed: its port is a number up to 65535, an IPv6 address stands in "
     "brackets, and / # ? @ : % in a password are written %2F %23 %3F %40 %3A %25"
 )
+# The expression of RFC 3986 (appendix B), for what has several hosts. `urlsplit` is made for one,
+# and refuses a list in newer releases of Python, if an address in brackets stands in it.
+_SEVERAL = re.compile(
+    rf"({'|'.join(map(re.escape, (*_SENTINEL, *_CLUSTER)))})"
+    r"://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?",
+)
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+))(?::(\d{1,5}))?", re.ASCII)
 _SERVICE = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _LARGEST_PORT = 65535
@@ -94,10 +100,7 @@ def redis_url(redis: str | Mapping[str, Any]) -> str:
 
 def target(url: str) -> Target:
     """Read a URL. Raises `ConfigError` like `redis_url`."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ConfigError(_MALFORMED) from None
+    parts = _split(url)
     if parts.fragment:
         raise ConfigError(_MALFORMED)
     if parts.scheme in _SENTINEL:
@@ -121,7 +124,7 @@ def target(url: str) -> Target:
 
 def describe_url(url: str) -> str:
     """Give a checked address without its secrets, for logs and errors."""
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme == "unix":
         return f"unix://{parts.path}"
     if parts.scheme not in _PLAIN:
@@ -135,6 +138,14 @@ def said(place: Place) -> str:
     """Write a place as it stands in a URL."""
     host, port = place
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _split(url: str) -> SplitResult:
+    found = _SEVERAL.fullmatch(url)
+    try:
+        return SplitResult(*found.groups("")) if found else urlsplit(url)
+    except ValueError:
+        raise ConfigError(_MALFORMED) from None
 
 
 def _check_plain(parts: SplitResult) -> dict[str, str]:
