@@ -206,7 +206,7 @@ class Handle(Controls, Generic[R_co]):
 
     async def _late(self, what: str) -> TimeoutError:
         now = await self.status()
-        why = f" and {now.reason}" if now.reason else ""
+        why = f": {now.reason}" if now.reason else ""
         return TimeoutError(f"run {self.id} {what}: it is {now.status}{why}")
 
     def __repr__(self) -> str:

@@ -32,6 +32,7 @@ from aiki.threads import LentThreads, Threads
 
 _logger = logging.getLogger("aiki.worker")
 
+_SILENCE = 1.0  # seconds of a stop, after which whoever asked for it is told what it waits for
 SUSPEND_ALWAYS = "AIKI_ALWAYS_SUSPEND"
 
 
@@ -305,6 +306,7 @@ class Worker:
         self._actors.suspend()  # at once: they would go on while the claims come to their end
         if self._presence is not None:
             await self._presence.stop_claiming()
+        says = asyncio.get_running_loop().call_later(_SILENCE, self._say_what_it_waits_for, grace)
         try:
             async with asyncio.timeout(grace):
                 await self._actors.all_left()
@@ -315,6 +317,16 @@ class Worker:
                 len(self._actors),
                 grace,
             )
+        finally:
+            says.cancel()
+
+    def _say_what_it_waits_for(self, grace: float) -> None:
+        _logger.warning(
+            "worker %s waits for the steps of %d runs, %g s at most",
+            self.id,
+            len(self._actors),
+            grace,
+        )
 
     def _on_replaced(self) -> None:
         if self._running:

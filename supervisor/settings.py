@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
@@ -157,6 +158,17 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("log_format", readers.one_of("text", "json"), "FORMAT", "text or json.", "text"),
 )  # fmt: skip
+
+
+def misspelled(environ: Mapping[str, str]) -> dict[str, str]:
+    """Give the variables that nothing reads, and those that were probably meant.
+
+    One without a likeness may be the application's own.
+    """
+    names = {option.variable for option in OPTIONS}
+    unknown = [name for name in environ if name.startswith("AIKI_") and name not in names]
+    close = {name: get_close_matches(name, names, n=1, cutoff=0.8) for name in unknown}
+    return {name: found[0] for name, found in sorted(close.items()) if found}
 
 
 def cores() -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -30,7 +31,7 @@ from aiki.supervisor.exits import Exit
 from aiki.supervisor.logs import configure_logging
 from aiki.supervisor.messages import Message
 from aiki.supervisor.recovery import Dead, Verdict, judge
-from aiki.supervisor.settings import Options, Settings
+from aiki.supervisor.settings import Options, Settings, misspelled
 from aiki.supervisor.signals import Order, Signals
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class Supervisor:
         """
         refuse_inside_worker()
         configure_logging(self.settings.log_level, self.settings.log_format)
+        for name, meant in misspelled(os.environ).items():
+            logger.warning("nothing reads %s of the environment; did you mean %s?", name, meant)
         code = asyncio.run(_Serving(self.settings, pack(self._workflows)).run())
         if code is not Exit.ENDED:
             raise SystemExit(code)

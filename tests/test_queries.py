@@ -104,7 +104,7 @@ async def test_a_query_waits_for_a_worker_and_says_what_it_waited_for_when_none_
 ) -> None:
     wf, version, told = working()
     handle = await version.start(app.client, [])
-    with pytest.raises(TimeoutError, match=r"query told within 0\.1 s: it is queued and waits for"):
+    with pytest.raises(TimeoutError, match=r"query told within 0\.1 s: it is queued: waits for"):
         await told.with_options(timeout=0.1).ask(handle)
     asking = asyncio.create_task(told.ask(handle))
     await app.serve(wf)

@@ -151,7 +151,7 @@ async def test_a_wait_without_time_only_looks(app: App) -> None:
 
 async def test_a_wait_that_is_too_short_leaves_the_run_as_it_is(app: App) -> None:
     handle = await doubling_v1.start(app.client, 1)
-    with pytest.raises(TimeoutError, match=r"not over within 0\.01 s: it is queued and waits for a worker"):
+    with pytest.raises(TimeoutError, match=r"within 0\.01 s: it is queued: waits for a worker"):
         await handle.wait_for_completion(0.01)
     await app.serve(doubling)
     assert await handle.wait_for_completion(60) == 2

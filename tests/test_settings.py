@@ -11,7 +11,7 @@ import pytest
 
 from aiki.errors import ConfigError
 from aiki.supervisor import Settings
-from aiki.supervisor.settings import OPTIONS, cores
+from aiki.supervisor.settings import OPTIONS, cores, misspelled
 
 Load = Callable[..., Settings]
 
@@ -191,6 +191,19 @@ def test_a_bad_value_is_refused_with_the_file_and_key_it_came_from(
     where = re.escape(f"{tmp_path / 'pyproject.toml'}: [tool.aiki] max-memory: expected")
     with pytest.raises(ConfigError, match=where):
         load(file="[tool.aiki]\nmax-memory = 'lots'")
+
+
+def test_a_variable_that_nothing_reads_is_told_from_those_of_others() -> None:
+    environ = {
+        "AIKI_REDIS": "redis://db",
+        "AIKI_POOLS": "gpu",
+        "AIKI_WORKERS": "2",
+        "AIKI_ALWAYS_SUSPEND": "1",
+        "AIKI_ASSUME_NOEVICTION": "1",
+        "AIKI_OF_OURS": "",
+        "WORKERS": "",
+    }
+    assert misspelled(environ) == {"AIKI_POOLS": "AIKI_POOL", "AIKI_REDIS": "AIKI_REDIS_URL"}
 
 
 def test_a_key_that_is_no_setting_is_refused_with_those_that_are(load: Load) -> None:

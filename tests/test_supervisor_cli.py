@@ -77,9 +77,11 @@ def test_a_bad_setting_is_refused_with_where_it_stands(
     assert "Traceback" not in result.output
 
 
-async def boot(directory: Path, source: str, *arguments: str) -> tuple[int, str]:
+async def boot(
+    directory: Path, source: str, *arguments: str, environ: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Try to serve a module; return exit code and output."""
-    supervised = Supervised(directory, *arguments)
+    supervised = Supervised(directory, *arguments, environ=environ)
     supervised.write("shop", textwrap.dedent(source))
     with supervised:
         code = await supervised.ends()
@@ -125,8 +127,10 @@ async def test_a_module_without_something_to_serve_ends_it_with_the_reason(
 
 async def test_a_store_that_cannot_be_reached_ends_it(tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/nobody.sock"
-    code, output = await boot(tmp_path, "", "shop", "--redis", url)
+    environ = {"AIKI_REDIS": "redis://elsewhere"}
+    code, output = await boot(tmp_path, "", "shop", "--redis", url, environ=environ)
     assert code == Exit.STORE
+    assert "nothing reads AIKI_REDIS of the environment; did you mean AIKI_REDIS_URL?" in output
     assert "nobody.sock" in output
     assert "Traceback" not in output
 

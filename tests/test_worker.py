@@ -216,7 +216,7 @@ async def test_a_run_that_it_owns_and_does_not_host_is_given_back(
 
 
 async def test_a_drain_lets_steps_be_recorded_and_hands_the_others_back_at_once(
-    site: Site,
+    site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     @task(retry=fixed(2, 2))
     async def fails_first() -> str:
@@ -236,7 +236,7 @@ async def test_a_drain_lets_steps_be_recorded_and_hands_the_others_back_at_once(
     await eventually(waiting.journal, what="the recorded attempt")
     stopping = asyncio.create_task(worker.stop())
     await becomes(waiting, Status.QUEUED)
-    assert not stopping.done()
+    await eventually(lambda: "waits for the steps of 1 runs, 30 s at most" in caplog.text)
     assert (await executing.status()).status is Status.RUNNING
     site.gate("a").set()
     await stopping
