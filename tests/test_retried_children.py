@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from aiki import Run, RunFailed, Status, task, workflow
+from aiki import InvalidTransition, Run, RunCancelled, RunFailed, Status, task, workflow
 from aiki.handle import Handle
 from aiki.store.children import Children
 from tests.support.app import App, becomes
@@ -117,6 +117,47 @@ async def test_a_parent_that_was_told_and_did_not_look_waits_for_its_new_end(
         await becomes(handle, Status.AWAITING_CHILD)
         let("after bad")
     assert await handle.wait_for_completion(60) == "BAD"
+
+
+async def test_a_retried_child_ends_with_its_parent_as_it_would_have(app: App) -> None:
+    @workflow("parent").v("1.0.0")
+    async def parent(run: Run) -> None:
+        await child.start_as_child(run, "bad")
+        await gated.start(run, "parent")
+
+    await app.serve(parent, children)
+    handle = await parent.start(app.client)
+    let("before bad")
+    one = await retried(app)
+    await eventually(lambda: "after bad" in gates, what="the child, again")
+    let("parent")
+    await handle.wait_for_completion(60)
+    with pytest.raises(RunCancelled, match="its parent"):
+        await one.wait_for_completion(60)
+
+
+async def test_what_is_among_the_results_of_a_map_is_not_retried_while_they_are_needed(
+    app: App,
+) -> None:
+    """They are read from the children whenever the parent is repeated."""
+
+    @workflow("parent").v("1.0.0")
+    async def parent(run: Run) -> list[str]:
+        results = await run.map(child, ["good", "bad"], on_error="return")
+        await gated.start(run, "parent")
+        return [str(result) for result in results]
+
+    await app.serve(parent, children)
+    let("before good", "after good", "before bad", "after bad")
+    handle = await parent.start(app.client)
+    await eventually(lambda: "parent" in gates, what="the parent")
+    with pytest.raises(InvalidTransition, match=f"run {handle.id}, is at work: its failure"):
+        await retried(app)
+    let("parent")
+    good, bad = await handle.wait_for_completion(60)
+    assert good == "GOOD"
+    assert bad.endswith("ValueError: bad")
+    assert await (await retried(app)).wait_for_completion(60) == "BAD"
 
 
 async def test_a_message_that_is_true_no_longer_is_waited_past(

@@ -83,6 +83,12 @@ class Control:
         )
         if word == b"REFUSED":
             raise refusal(run_id, rest[0], "queued", "only a failed run can be retried")
+        if word == b"TAKEN":
+            raise InvalidTransition(
+                f"run {run_id} cannot be retried while its parent, run {rest[0].decode()}, is at "
+                "work: its failure is one of the results of run.map there; retry it when that is "
+                "over, or fork it"
+            )
         return bool(word != b"CHANGED")
 
     async def fork(

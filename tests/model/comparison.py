@@ -61,6 +61,7 @@ async def _about_run(scene: Scene, run: ModelRun) -> Pairs:
         "attempt": run.attempt,
         "generation": run.generation,
         "parent": run.parent,
+        "policy": run.policy or None,
         "held": run.held or None,
         "wake": ("" if run.wake is None else str(run.wake)) if is_timed else None,
         "start_by": str(run.start_by) if has_start_by else None,

@@ -185,6 +185,7 @@ class Owners(Records):
             self.start(child_id, "", "", When(), payload)
             self.runs[child_id].parent = run.id
             self.runs[child_id].parent_generation = run.generation
+            self.runs[child_id].policy = policy
             run.children[child_id] = policy
         return self.close(run, key, Step("r", owner.token, b"")) or self.flags(run)
 

@@ -85,6 +85,7 @@ class ModelRun:
     finish_by: int | None = None
     parent: str | None = None
     parent_generation: int = 0
+    policy: str = ""
     held: bool = False
     children: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -304,6 +305,8 @@ class Records:
             for number in [n for n, mail in parent.mailbox.items() if mail.startswith(told)]:
                 del parent.mailbox[number]
         run.held = False
+        if parent is not None and parent.status not in FINAL and run.policy:
+            parent.children[run.id] = run.policy
 
     def checkpoint(self, run: ModelRun, dropped: Sequence[str], loosened: Sequence[str]) -> None:
         """Take out of a journal what the next attempt does without; tell ends of children again."""

@@ -40,7 +40,9 @@ async def audit_indexes(scene: Scene) -> None:
     deleted = {run_id for run_id in records if records[run_id] == {"status": "deleted"}}
     gone = {f"run:{run_id}" for run_id in deleted}
     records = {run_id: records[run_id] for run_id in records.keys() - deleted}
-    for name in dump.keys() - gone:
+    # Its children are looked after all the same, until each was asked to end.
+    left = {f"run:{run_id}:children" for run_id in _members(dump, "cascades")}
+    for name in dump.keys() - gone - left:
         match = re.fullmatch("|".join(KEYS), name)
         if match is None or (match["run"] and match["run"] not in records):
             problems.append(f"nobody owns the key {name}")

@@ -882,6 +882,19 @@ async def retry_of_what_was_read_before(scene: Scene) -> list[Argument]:
     return [RUN, "0", "1", "step#0", "step#1"]
 
 
+@call("retry_run", [b"TAKEN", RUN.encode()])
+async def retry_of_what_is_among_the_results_of_a_map(scene: Scene) -> list[Argument]:
+    owner = await _owned(scene)
+    await scene.store.children.start_children(
+        owner, "map/x#0", _NO_PAYLOAD, NewChild(WORKFLOW, VERSION, POOL, "", "cancel"),
+        [(0, "0-child", b"{}")], strict=False, wake_at=1,
+    )  # fmt: skip
+    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    await scene.finish(child, Status.FAILED)
+    await scene.commit(owner, "map/x#0")
+    return ["0-child", child.epoch, "0"]
+
+
 @call("retry_later", b"OK", b"FENCED")
 async def attempt_later(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)

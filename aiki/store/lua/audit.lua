@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir, counts, mail, family, check, fence
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail, final, family, check, fence
 -- Look at some keys, or at some members of one key, for what should not be, and mend of it what the
 -- sweep would if that is asked for. Without, nothing is written.
 -- KEYS  the key prefix

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, served, index, enqueue, stir, counts, mail, family, conclude, finish, cancel
+-- uses: clock, waits, ready, served, index, enqueue, stir, counts, mail, final, family, conclude, finish, cancel
 -- Let the children of runs that are over end too, as each was started to.
 -- KEYS  the key prefix
 -- ARGV  how many at most

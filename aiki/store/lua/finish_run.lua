@@ -23,7 +23,7 @@ local payload = ARGV[4] == 'cancelled' and f[5] or ARGV[5]
 local at = ms(now())
 conclude(id, run, f[2], f[3], 'running', ARGV[4], field, payload, 'ended:' .. ARGV[2], at)
 if f[6] then
-  -- uses: waits, ready, enqueue, stir, counts, mail, family
+  -- uses: waits, ready, enqueue, stir, counts, mail, final, family
   family(id, run, f[6], ARGV[4], at)
 end
 redis.pcall('SREM', p .. 'worker:' .. ARGV[3] .. ':runs', id)

@@ -1,5 +1,5 @@
 #!lua
--- uses: clock, waits, ready, index, enqueue, stir, counts, mail, family, conclude, finish, start, terminate, schedule, overlap
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail, final, family, conclude, finish, start, terminate, schedule, overlap
 -- Let the planned time of a schedule pass: start its occurrence as the overlap policy says, or
 -- count planned times as missed. A compare-and-set on the planned time: of all who try, one does.
 -- KEYS  the key prefix

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, served, index, enqueue, stir, counts, mail, family, conclude, finish, cancel
+-- uses: clock, waits, ready, served, index, enqueue, stir, counts, mail, final, family, conclude, finish, cancel
 -- Queue the runs whose wait is over, and apply deadlines: the members `<id>!start`, which ends a run
 -- that was never claimed, and `<id>!finish`, which asks any run to end.
 -- KEYS  the key prefix

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, again, index, enqueue, stir, counts, mail, family, conclude, finish
+-- uses: clock, waits, ready, again, index, enqueue, stir, counts, mail, final, family, conclude, finish
 -- Give back what a worker that is gone still holds, in batches. Marks the lease dead first and
 -- removes it with the last batch, so that whoever comes next can finish the job. What the worker
 -- said of itself is kept for an hour more, so that a register sent again late finds it dead.

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, served, index, enqueue, stir, counts, mail, family, conclude, finish, cancel
+-- uses: clock, waits, ready, served, index, enqueue, stir, counts, mail, final, family, conclude, finish, cancel
 -- Ask a run to end. Where a handler may have something to clean up, it is told; elsewhere the
 -- run ends here. Asked again, it tells the owner again, and ends what nobody serves any more.
 -- KEYS  the key prefix

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir, counts, mail, family, conclude, finish
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail, final, family, conclude, finish
 -- Hold a run that must not go on as it is, until somebody repairs it. Where a cancel is wanted
 -- that its handler has not seen, nobody will: the run ends here.
 -- KEYS  the key prefix

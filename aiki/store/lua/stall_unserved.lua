@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, served, index, enqueue, stir, counts, mail, family, conclude, finish
+-- uses: clock, waits, ready, served, index, enqueue, stir, counts, mail, final, family, conclude, finish
 -- Hold runs that wait for a worker where nobody has served their version and pool for long. Where
 -- a cancel is wanted, the run ends here instead.
 -- `unserved` tells of each ready stream that offers runs and has no reader since when that is so,

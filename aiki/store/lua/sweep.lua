@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir, counts, mail, family, check
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail, final, family, check
 -- Look slowly through the store for what should not be, and mend it from the run records:
 -- a run that nothing will ever move, an index or timer entry that its record does not bear out,
 -- an index that is none; and likewise a schedule that nobody would look at.

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, waits, ready, index, enqueue, stir, counts, mail, family, conclude, finish, terminate
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail, final, family, conclude, finish, terminate
 -- End a run at once, without its handler.
 -- KEYS  the key prefix
 -- ARGV  run id, reason

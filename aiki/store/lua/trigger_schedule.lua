@@ -1,5 +1,5 @@
 #!lua
--- uses: clock, waits, ready, index, enqueue, stir, counts, mail, family, conclude, finish, start, terminate, schedule, overlap
+-- uses: clock, waits, ready, index, enqueue, stir, counts, mail, final, family, conclude, finish, start, terminate, schedule, overlap
 -- Start an occurrence that is not the planned one, by hand or to fill in for one that was missed.
 -- KEYS  the key prefix
 -- ARGV  store id, schedule id, overlap policy ('' for its own), run id, occurrence

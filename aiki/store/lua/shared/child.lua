@@ -7,8 +7,8 @@ local function child(id, run, generation, child_id, slot, policy, ...)
     return -- before, by the same owner or an earlier one; it may be over by now
   end
   start(child_id, ...)
-  redis.call('HSET', born, 'parent', id, 'slot', slot, 'kin', 'p', 'parent_generation',
-    generation or '0')
+  redis.call('HSET', born, 'parent', id, 'slot', slot, 'kin', 'p', 'policy', policy,
+    'parent_generation', generation or '0')
   redis.call('HSET', run .. ':children', child_id, policy)
 end
 local function adopt(run, kin)

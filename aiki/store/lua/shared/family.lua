@@ -7,7 +7,6 @@
 -- The record of a child is held until its parent has taken its end, or has ended itself.
 -- family(id, run, kin, to, at): what the end of a run means for its parent and its children. kin is
 -- '' for most runs; it has a p where there is a parent, and a c where there are children.
-local FINAL = { completed = true, failed = true, cancelled = true, deleted = true }
 local function hears(status)
   return status and (not FINAL[status] or status == 'failed')
 end

@@ -1,5 +1,7 @@
--- untell(id, run, parent, slot): take back what a child has told its parent of its end, where that
--- has still to look: the child is to end anew.
+-- untell(id, run, parent, slot, policy): take back what a child has told its parent of its end,
+-- where that has still to look: the child is to end anew, and its policy holds again.
+-- is_in_results(parent, slot, generation): whether a parent that may be repeated has recorded the
+-- results of the map that a child belongs to: they are read from the children.
 local function untell_map(map, index)
   local m = redis.call('HMGET', map, index, 'ended', 'told', 'first')
   if not m[1] then
@@ -29,7 +31,17 @@ local function untell_mail(id, parent)
     end
   end
 end
-local function untell(id, run, parent, slot)
+local function is_in_results(parent, slot, generation)
+  local map = string.match(slot, '^(.*)/%d+$')
+  local f = map and redis.call('HMGET', p .. 'run:' .. parent, 'status', 'generation')
+  if not f or not f[1] or FINAL[f[1]] or (f[2] or '0') ~= (generation or '0') then
+    return false
+  end
+  local key = string.gsub(map, '~%d+$', '')
+  local entry = redis.pcall('HGET', p .. 'run:' .. parent .. ':journal', key)
+  return type(entry) == 'string' and string.sub(entry, 1, 1) == 'r'
+end
+local function untell(id, run, parent, slot, policy)
   local map, index = string.match(slot, '^(.*)/(%d+)$')
   if map then
     untell_map(p .. 'run:' .. parent .. ':map:' .. map, index)
@@ -37,4 +49,7 @@ local function untell(id, run, parent, slot)
     untell_mail(id, p .. 'run:' .. parent)
   end
   redis.call('HDEL', run, 'held')
+  if policy and not FINAL[redis.call('HGET', p .. 'run:' .. parent, 'status') or 'deleted'] then
+    redis.call('HSET', p .. 'run:' .. parent .. ':children', id, policy)
+  end
 end
