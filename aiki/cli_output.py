@@ -73,6 +73,8 @@ def run_details(
     """Show all that people want to know of a run; `worker` names its owner, if it has one."""
     facts = [
         ("workflow", _prose(f"{run.workflow} {run.version}", width)),
+        ("child of", plain(run.parent)),
+        ("fork of", plain(run.forked_from)),
         ("status", _status(run, now)),
         ("details", _prose(run.details, width)),
         ("worker", _prose(worker, width)),

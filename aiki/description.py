@@ -62,6 +62,8 @@ class RunDescription:
     """How often it has continued as new."""
     forked_from: str
     """The run that it was forked from, and the step where one was named; else empty."""
+    parent: str
+    """The run that it is a child of; empty where it is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ def description(snapshot: RunSnapshot) -> RunDescription:
         attempt=snapshot.attempt,
         generation=snapshot.generation,
         forked_from=snapshot.forked_from,
+        parent=snapshot.parent,
     )
 
 

@@ -300,6 +300,7 @@ class RunSnapshot:
     generation: int = 0
     forked_from: str = ""
     cancel_at: str = ""
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

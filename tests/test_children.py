@@ -45,6 +45,7 @@ async def test_a_child_gives_its_result_and_is_a_run_like_any_other(app: App) ->
     assert [task.partition("/")[0] for task, _ in await outcomes(handle)] == ["child", "end"]
     described = await app.client.handle(child_id).describe()
     assert (described.workflow, described.version) == (name, "1.0.0")
+    assert described.parent == handle.id
 
 
 async def test_a_child_that_fails_raises_what_its_handle_would(app: App) -> None:

@@ -14,7 +14,7 @@ from aiki.store.seals import END, INPUT, Seals
 TEXTS = (
     "workflow", "version", "pool", "status", "created", "since", "epoch", "owner", "wake",
     "waits", "cancel", "reason", "deaths", "quarantine", "start_by", "finish_by", "tags", "memo",
-    "details", "attempt", "generation", "forked_from", "cancel_at",
+    "details", "attempt", "generation", "forked_from", "cancel_at", "parent",
 )  # fmt: skip
 PAYLOADS = ("input", "result", "failure")
 
@@ -22,11 +22,11 @@ PAYLOADS = ("input", "result", "failure")
 def snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
     """Read a record from the values of `TEXTS`, and of `PAYLOADS` where these were asked for."""
     # A damaged record is shown as far as it can be read: it must not hide the others in a list.
-    text = [None if value is None else value.decode(errors="replace") for value in reply[:23]]
+    text = [None if value is None else value.decode(errors="replace") for value in reply[:24]]
     workflow, version, pool, status, created, since, epoch, owner = text[:8]
     wake, waits, cancel, reason, deaths, quarantine = text[8:14]
     start_by, finish_by, tags, memo, details, attempt, generation, forked_from = text[14:22]
-    payload, result, failure = reply[23:] or (b"", None, None)
+    payload, result, failure = reply[24:] or (b"", None, None)
     return RunSnapshot(
         run_id,
         workflow or "",
@@ -55,6 +55,7 @@ def snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
         _number(generation),
         forked_from or "",
         text[22] or "",
+        text[23] or "",
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 import aiki
 from aiki.cli import Exit
-from tests.cli.till import Sum, invoke, reach, shop_new, show, start, total
+from tests.cli.till import Sum, invoke, reach, shop, shop_new, show, start, total
 
 
 @pytest.mark.usefixtures("worker")
@@ -57,6 +57,27 @@ async def test_show_tells_why_a_run_was_cancelled(client: aiki.Client) -> None:
     assert "\n  status     cancelled " in output
     assert "\n  cancelled  ordered \\x1b[2J twice\n" in output
     assert output.endswith("No step is recorded yet.\n")
+
+
+async def test_show_tells_which_runs_a_run_belongs_to(client: aiki.Client) -> None:
+    parents = aiki.workflow("parents")
+
+    @parents.v("1.0.0")
+    async def parent(run: aiki.Run) -> str:
+        return (await shop_new.start_as_child(run, Sum(5.0))).id
+
+    worker = aiki.worker(client)
+    worker.workflow_registry.add(parents)
+    worker.workflow_registry.add(shop)
+    async with worker:
+        handle = await parent.start(client)
+        child_id = await handle.wait_for_completion()
+        fork = await handle.fork()
+        assert await fork.wait_for_completion() == child_id
+    assert f"\n  child of   {handle.id}\n" in (await invoke("show", child_id)).stdout
+    assert f"\n  fork of    {handle.id}\n" in (await invoke("show", fork.id)).stdout
+    assert (await show(child_id))["parent"] == handle.id
+    assert (await show(fork.id))["forked_from"] == handle.id
 
 
 @pytest.mark.usefixtures("client")
