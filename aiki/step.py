@@ -213,16 +213,22 @@ async def _stops(about: CurrentStep, job: Job) -> bool:
     return job.outcome.done()
 
 
+def _cancels() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
 async def _in_time(limits: Limits, call: Callable[[], Awaitable[Any]]) -> Any:
     if limits.left() <= 0:  # by the attempts before
         raise TimedOut(limits.exceeded())
-    timeout = asyncio.timeout(None)
+    timeout, before = asyncio.timeout(None), _cancels()
     try:
         async with timeout:
             limits.watch(timeout)
             return await call()
-    except TimeoutError:
-        if timeout.expired():
+    # Early releases of Python 3.11 let their own cancel through, where others came before.
+    except (TimeoutError, asyncio.CancelledError):
+        if timeout.expired() and _cancels() <= before:
             raise TimedOut(limits.exceeded()) from None
         raise
     finally:

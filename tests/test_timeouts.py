@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from aiki import Run, TaskFailed, current_step, fixed, task, workflow
-from tests.support.app import App, outcomes
+from aiki import Run, RunCancelled, Status, TaskFailed, current_step, fixed, task, workflow
+from tests.support.app import App, becomes, outcomes
 from tests.support.one_step import reporting, told
 from tests.support.waiting import eventually
 
@@ -47,6 +47,32 @@ async def test_a_time_out_is_a_failure_of_its_own_type_and_a_tasks_own_is_not(ap
     assert await told(app, both) == repr(
         ["aiki.step.TimedOut task 'slow' did not end within 0.05 s", "TimeoutError mine"]
     )
+
+
+async def test_a_clean_up_has_a_time_out_as_well(app: App) -> None:
+    """The task that executes it was cancelled before."""
+
+    @task(timeout=0.05)
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    async def handler(run: Run) -> None:
+        try:
+            await run.sleep("waiting", 60)
+        finally:
+            try:
+                await slow.start(run)
+            except TaskFailed as failed:
+                app.ledger.note(failed.failure.type)
+
+    version = workflow("cleans-up").v("1.0.0", exec=handler)
+    await app.serve(version)
+    handle = await version.start(app.client)
+    await becomes(handle, Status.SLEEPING)
+    await handle.cancel()
+    with pytest.raises(RunCancelled):
+        await handle.wait_for_completion(60)
+    assert set(app.ledger.lines()) == {"aiki.step.TimedOut"}
 
 
 async def test_a_task_in_a_thread_that_takes_too_long_is_left_and_the_worker_says_so(
