@@ -28,7 +28,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.figures import Figure, Report, table
 from tests.benchmarks.plan import Plan, say
-from tests.benchmarks.speed import REFERENCE, interpreter
+from tests.benchmarks.speed import REFERENCE
 
 MEASUREMENTS: dict[str, Callable[[Plan], Awaitable[Report]]] = {
     "throughput": throughput.measure,
@@ -67,7 +67,7 @@ def _machine() -> dict[str, object]:
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.platform(),
-        "python": interpreter(),
+        "python": platform.python_version(),
     }
 
 
@@ -113,7 +113,6 @@ def main() -> None:
     for report in reports.values():
         print(*report.remarks, sep="\n", end="\n\n" if report.remarks else "")
     print(table(figures))
-    print(f"\n{interpreter()}, {psutil.cpu_count()} cores, {platform.platform()}")
     say(f"written to {arguments.json}")
 
 

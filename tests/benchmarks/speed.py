@@ -6,9 +6,7 @@ and also as it would have been at the speed at which the loop takes `REFERENCE` 
 
 from __future__ import annotations
 
-import platform
 import statistics
-import sysconfig
 import time
 from dataclasses import dataclass
 
@@ -23,13 +21,6 @@ class _Counter:
 
     def add(self, number: int) -> None:
         self.total = (self.total * 31 + number) & 0xFFFFFF
-
-
-def interpreter() -> str:
-    """Tell the interpreter, and whether it was built to be fast: the others take a tenth longer."""
-    built = str(sysconfig.get_config_var("CONFIG_ARGS"))
-    slow = "" if "--enable-optimizations" in built else ", built without --enable-optimizations"
-    return f"{platform.python_implementation()} {platform.python_version()}{slow}"
 
 
 def loop_seconds() -> float:

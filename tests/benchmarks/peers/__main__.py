@@ -20,7 +20,7 @@ from tests.benchmarks.peers.environments import PLOTTING, Unavailable, environme
 from tests.benchmarks.peers.report import page, row
 from tests.benchmarks.peers.site import ROOT
 from tests.benchmarks.plan import say
-from tests.benchmarks.speed import REFERENCE, interpreter, loop_seconds
+from tests.benchmarks.speed import REFERENCE, loop_seconds
 
 _LONGEST = 600.0
 _VERSIONS = (
@@ -96,7 +96,7 @@ class Driver:
 def _head(result: dict[str, Any]) -> str:
     plan, machine = result["plan"], result["machine"]
     return (
-        f"{result['measured']}: {machine['cores']} cores, {machine['system']}, "
+        f"{result['measured']}: {machine['cores']} cores, {machine['system']}, CPython "
         f"{machine['python']}; others used {machine['load_before']:.1f} cores just before. "
         f"{plan['rounds']} rounds of {plan['runs']:,} runs, or as many times more as the JSON "
         f"says. The fixed loop took {result['loop_ms']:.0f} ms at the start (reference: "
@@ -132,7 +132,7 @@ def main() -> None:
     machine: dict[str, Any] = {
         "cores": psutil.cpu_count(),
         "system": platform.platform(),
-        "python": interpreter(),
+        "python": platform.python_version(),
         "load_before": psutil.cpu_percent(2.0) / 100 * (psutil.cpu_count() or 1),
     }
     loop = loop_seconds()
