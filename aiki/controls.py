@@ -74,7 +74,8 @@ class Controls:
 
         The failure that ended it is tried again, with new attempts. A deadline to finish holds no
         more. Raises `NotFound` if there is no such run, and `InvalidTransition` if it has not
-        failed, or has undone what it did.
+        failed, has undone what it did, or its failure is among the results of a map whose run is
+        not over.
         """
         control, runs = self._store.control, self._store.runs
         for _ in range(LOOKS):

@@ -20,7 +20,7 @@ from aiki.description import (
 )
 from aiki.durations import Seconds, seconds
 from aiki.envelope import SEALED
-from aiki.errors import DataError, RunCancelled, RunFailed
+from aiki.errors import DataError, RunCancelled, RunFailed, StoreUnavailable
 from aiki.failures import failure_from_json
 from aiki.hints import Hints
 from aiki.question import Question
@@ -31,6 +31,8 @@ from aiki.topic import Chunk, Progress, Topic
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+
+_LAST_LOOK = 1.0  # seconds beyond a caller's time-out, to say what the run is at
 
 
 class Handle(Controls, Generic[R_co]):
@@ -205,7 +207,10 @@ class Handle(Controls, Generic[R_co]):
         return recorded_steps(entries)
 
     async def _late(self, what: str) -> TimeoutError:
-        now = await self.status()
+        try:
+            now = run_status(await self._store.runs.snapshot(self.id, timeout=_LAST_LOOK))
+        except StoreUnavailable:
+            return TimeoutError(f"run {self.id} {what}, and the store does not say what it is at")
         why = f": {now.reason}" if now.reason else ""
         return TimeoutError(f"run {self.id} {what}: it is {now.status}{why}")
 

@@ -1,11 +1,14 @@
 """Starting, following and finding runs from outside."""
 
 import asyncio
+import signal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import aiki
 from aiki import (
     AikiError,
     Conflict,
@@ -25,6 +28,7 @@ from aiki.completion import Completions
 from aiki.store.connection import Address, Wire
 from aiki.store.keys import prefix
 from tests.support.app import App, becomes, outcomes
+from tests.support.server import RedisServer
 from tests.support.waiting import eventually
 
 UNKNOWN = "0-00000000000000000000000000"
@@ -155,6 +159,22 @@ async def test_a_wait_that_is_too_short_leaves_the_run_as_it_is(app: App) -> Non
         await handle.wait_for_completion(0.01)
     await app.serve(doubling)
     assert await handle.wait_for_completion(60) == 2
+
+
+@executes_nothing
+async def test_a_wait_ends_in_time_where_the_store_is_silent(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        async with aiki.client(server.url) as client:
+            handle = await doubling_v1.start(client, 1)
+            server.signal(signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                with pytest.raises(TimeoutError, match=r"not over within 0\.1 s, and the store"):
+                    await handle.wait_for_completion(0.1)
+            server.signal(signal.SIGCONT)
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), True, "1"])

@@ -86,8 +86,8 @@ class Control:
         if word == b"TAKEN":
             raise InvalidTransition(
                 f"run {run_id} cannot be retried while its parent, run {rest[0].decode()}, is at "
-                "work: its failure is one of the results of run.map there; retry it when that is "
-                "over, or fork it"
+                "work: its failure is one of the results of run.map there; retry it when its "
+                "parent is over, or fork it"
             )
         return bool(word != b"CHANGED")
 

@@ -22,11 +22,14 @@ PAYLOADS = ("input", "result", "failure")
 def snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
     """Read a record from the values of `TEXTS`, and of `PAYLOADS` where these were asked for."""
     # A damaged record is shown as far as it can be read: it must not hide the others in a list.
-    text = [None if value is None else value.decode(errors="replace") for value in reply[:24]]
+    text = [
+        None if value is None else value.decode(errors="replace") for value in reply[: len(TEXTS)]
+    ]
     workflow, version, pool, status, created, since, epoch, owner = text[:8]
     wake, waits, cancel, reason, deaths, quarantine = text[8:14]
-    start_by, finish_by, tags, memo, details, attempt, generation, forked_from = text[14:22]
-    payload, result, failure = reply[24:] or (b"", None, None)
+    start_by, finish_by, tags, memo, details, attempt, generation = text[14:21]
+    forked_from, cancel_at, parent = text[21:]
+    payload, result, failure = reply[len(TEXTS) :] or (b"", None, None)
     return RunSnapshot(
         run_id,
         workflow or "",
@@ -54,8 +57,8 @@ def snapshot(run_id: str, reply: list[Any]) -> RunSnapshot:
         _number(attempt) or 1,
         _number(generation),
         forked_from or "",
-        text[22] or "",
-        text[23] or "",
+        cancel_at or "",
+        parent or "",
     )
 
 

@@ -505,14 +505,18 @@ async def finish_of_a_child(scene: Scene) -> list[Argument]:
     return ["0-child", child.token, HEIR, "completed", b"1"]
 
 
-@call("finish_run", b"OK")
-async def finish_of_a_mapped_child(scene: Scene) -> list[Argument]:
-    owner = await _owned(scene)
+async def _mapped(scene: Scene, owner: Ownership, *, strict: bool) -> Ownership:
+    """Have a run map over one item, and its child be claimed."""
     await scene.store.children.start_children(
         owner, "map/x#0", _NO_PAYLOAD, NewChild(WORKFLOW, VERSION, POOL, "", "cancel"),
-        [(0, "0-child", b"{}")], strict=True, wake_at=1,
+        [(0, "0-child", b"{}")], strict=strict, wake_at=1,
     )  # fmt: skip
-    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    return (await scene.take(await scene.register(name=HEIR))).ownership
+
+
+@call("finish_run", b"OK")
+async def finish_of_a_mapped_child(scene: Scene) -> list[Argument]:
+    child = await _mapped(scene, await _owned(scene), strict=True)
     return ["0-child", child.token, HEIR, "failed", b"{}"]
 
 
@@ -885,11 +889,7 @@ async def retry_of_what_was_read_before(scene: Scene) -> list[Argument]:
 @call("retry_run", [b"TAKEN", RUN.encode()])
 async def retry_of_what_is_among_the_results_of_a_map(scene: Scene) -> list[Argument]:
     owner = await _owned(scene)
-    await scene.store.children.start_children(
-        owner, "map/x#0", _NO_PAYLOAD, NewChild(WORKFLOW, VERSION, POOL, "", "cancel"),
-        [(0, "0-child", b"{}")], strict=False, wake_at=1,
-    )  # fmt: skip
-    child = (await scene.take(await scene.register(name=HEIR))).ownership
+    child = await _mapped(scene, owner, strict=False)
     await scene.finish(child, Status.FAILED)
     await scene.commit(owner, "map/x#0")
     return ["0-child", child.epoch, "0"]

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: remove
+-- uses: final, remove
 -- Remove a run that is over, at once. That there was one is remembered for a while, so that a start
 -- that is sent again late does not start it anew.
 -- KEYS  the key prefix
@@ -16,7 +16,7 @@ if not status then
   return { 'NONE' }
 elseif status == 'deleted' then
   return { 'OK' }
-elseif status ~= 'completed' and status ~= 'failed' and status ~= 'cancelled' then
+elseif not FINAL[status] then
   return { 'REFUSED', status }
 elseif is_awaited(f[3], f[4], f[5]) then
   return { 'AWAITED', f[4] }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses: clock, remove
+-- uses: clock, final, remove
 -- Remove finished runs whose retention is over, each with every key and index entry it has.
 -- KEYS  the key prefix
 -- ARGV  retention in ms, how many at most, workflows

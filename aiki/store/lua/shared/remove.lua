@@ -9,8 +9,7 @@ local function is_mapped(parent, slot)
 end
 local function is_awaited(held, parent, slot)
   local status = held and parent and redis.pcall('HGET', p .. 'run:' .. parent, 'status')
-  return type(status) == 'string' and status ~= 'completed' and status ~= 'failed'
-    and status ~= 'cancelled' and status ~= 'deleted'
+  return type(status) == 'string' and not FINAL[status]
     and (slot == '' or is_mapped(parent, slot)) -- else its parent has continued as new
 end
 local function remove(id, run)

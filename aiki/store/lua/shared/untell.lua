@@ -32,8 +32,8 @@ local function untell_mail(id, parent)
   end
 end
 local function is_in_results(parent, slot, generation)
-  local map = string.match(slot, '^(.*)/%d+$')
-  local f = map and redis.call('HMGET', p .. 'run:' .. parent, 'status', 'generation')
+  local map = string.match(slot or '', '^(.*)/%d+$')
+  local f = map and redis.pcall('HMGET', p .. 'run:' .. parent, 'status', 'generation')
   if not f or not f[1] or FINAL[f[1]] or (f[2] or '0') ~= (generation or '0') then
     return false
   end
