@@ -7,6 +7,9 @@ TESTS = 4
 # More for pytest, such as ARGS='-k recovery -x'.
 ARGS =
 
+# Where it is set, each of the hundreds of processes of the tests compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE =
+
 RUN = .venv/bin/python
 READY = .venv/ready
 

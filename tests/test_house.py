@@ -4,6 +4,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -98,10 +99,20 @@ def sources(*folders: str, suffix: str = ".py") -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).rglob(f"*{suffix}"))]
 
 
-LIBRARY = {module_name(path): ast.parse(path.read_text()) for path in sources("aiki", "supervisor")}
-EVERYTHING = LIBRARY | {
-    module_name(path): ast.parse(path.read_text()) for path in sources("tests", "examples")
-}
+@cache
+def library() -> dict[str, ast.Module]:
+    """Parse the library; not at once, for every process of the tests imports this file."""
+    return {
+        module_name(path): ast.parse(path.read_text()) for path in sources("aiki", "supervisor")
+    }
+
+
+@cache
+def everything() -> dict[str, ast.Module]:
+    found = {
+        module_name(path): ast.parse(path.read_text()) for path in sources("tests", "examples")
+    }
+    return library() | found
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -113,7 +124,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
             package = "." * node.level + (node.module or "")
             for alias in node.names:
                 submodule = f"{package}.{alias.name}"
-                yield submodule if submodule in EVERYTHING else package
+                yield submodule if submodule in everything() else package
 
 
 def within(module: str, package: str) -> bool:
@@ -130,7 +141,7 @@ def layer(module: str) -> int:
 def test_each_module_of_aiki_imports_only_from_its_own_layer_and_those_before_it() -> None:
     wrong = [
         f"{module} imports {imported}"
-        for module, tree in LIBRARY.items()
+        for module, tree in library().items()
         if not within(module, "aiki.supervisor")
         for imported in imports(tree)
         if within(imported, "aiki")
@@ -141,8 +152,8 @@ def test_each_module_of_aiki_imports_only_from_its_own_layer_and_those_before_it
 
 def test_no_module_imports_itself_by_a_detour() -> None:
     graph = {
-        module: {imported for imported in imports(tree) if imported in LIBRARY}
-        for module, tree in LIBRARY.items()
+        module: {imported for imported in imports(tree) if imported in library()}
+        for module, tree in library().items()
     }
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
@@ -150,7 +161,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 def test_redis_processes_and_signals_have_one_door_each() -> None:
     wrong = [
         f"{module} imports {imported}"
-        for module, tree in LIBRARY.items()
+        for module, tree in library().items()
         for imported in imports(tree)
         for closed, doors in DOORS.items()
         if within(imported, closed) and not any(within(module, door) for door in doors)
@@ -161,8 +172,8 @@ def test_redis_processes_and_signals_have_one_door_each() -> None:
 def test_what_is_pure_imports_no_clock_no_chance_no_process() -> None:
     wrong = [
         f"{module} imports {imported}"
-        for module in PURE & LIBRARY.keys()
-        for imported in imports(LIBRARY[module])
+        for module in PURE & library().keys()
+        for imported in imports(library()[module])
         if imported.partition(".")[0] in IMPURE
     ]
     assert wrong == []
@@ -171,7 +182,7 @@ def test_what_is_pure_imports_no_clock_no_chance_no_process() -> None:
 def test_imports_are_absolute_and_never_name_a_top_level_supervisor() -> None:
     wrong = [
         f"{module} imports {imported}"
-        for module, tree in EVERYTHING.items()
+        for module, tree in everything().items()
         for imported in imports(tree)
         if imported.startswith(".") or within(imported, "supervisor")
     ]
@@ -181,14 +192,14 @@ def test_imports_are_absolute_and_never_name_a_top_level_supervisor() -> None:
 def test_imports_stand_outside_of_functions_and_hold_at_run_time() -> None:
     inside = [
         f"{module}: {node.name} imports {imported}"
-        for module, tree in EVERYTHING.items()
+        for module, tree in everything().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for imported in imports(node)
     ]
     guarded = [
         f"{module} imports TYPE_CHECKING"
-        for module, tree in EVERYTHING.items()
+        for module, tree in everything().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.alias) and node.name == "TYPE_CHECKING"
     ]

@@ -14,7 +14,7 @@ import pytest
 from aiki import event
 from aiki.store.keys import prefix
 from tests.support.supervised import Supervised, start
-from tests.test_house import LIBRARY, imports, within
+from tests.test_house import imports, library, within
 
 LOADERS = ("pickle", "_pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib", "copyreg")
 
@@ -29,7 +29,7 @@ ALLOWED = {
 def test_who_imports_what_unpickles() -> None:
     found = {
         (module, imported.partition(".")[0])
-        for module, tree in LIBRARY.items()
+        for module, tree in library().items()
         for imported in imports(tree)
         if any(within(imported, loader) for loader in LOADERS)
     }
@@ -40,7 +40,7 @@ def test_who_unpickles() -> None:
     """One place for messages as they come, one for messages at the boot, one for definitions."""
     calls = [
         f"{module}.{function.name}"
-        for module, tree in LIBRARY.items()
+        for module, tree in library().items()
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
@@ -58,7 +58,7 @@ def test_who_unpickles() -> None:
 def test_nothing_is_evaluated() -> None:
     wrong = [
         f"{module}:{node.lineno}"
-        for module, tree in LIBRARY.items()
+        for module, tree in library().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         if node.func.id in ("eval", "exec", "compile", "__import__")

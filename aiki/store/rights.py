@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import cache
 
 from aiki.store.scripts import SCRIPTS
 from aiki.store.urls import Target
@@ -77,12 +78,13 @@ def commands_of(script: str) -> frozenset[str]:
     )
 
 
-def commands(role: Role) -> list[str]:
+@cache  # each connection asks
+def commands(role: Role) -> tuple[str, ...]:
     """Name every command that a role needs, in order."""
     needed: set[str] = set()
     for each in _ORDER[: _ORDER.index(role) + 1]:
         needed.update(SENT_BY[each], *map(commands_of, SCRIPTS_OF[each]))
-    return sorted(needed)
+    return tuple(sorted(needed))
 
 
 def commands_for(target: Target | None) -> list[str]:

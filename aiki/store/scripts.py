@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Script:
     sha: str
 
 
-def _assemble(text: str, shared: Traversable) -> str:
+def _assemble(text: str, shared: Callable[[str], str]) -> str:
     """Put the shared functions that a script names after `-- uses:` before its first code.
 
     Or where it names them: what only few calls need is not made by the others.
@@ -29,21 +30,25 @@ def _assemble(text: str, shared: Traversable) -> str:
     return "".join(lines[: code + 1]) + header + body
 
 
-def _named(line: str, shared: Traversable) -> str:
+def _named(line: str, shared: Callable[[str], str]) -> str:
     """Give the functions that a line names; nothing for any other line."""
     names = line.strip()
     if not names.startswith("-- uses: "):
         return ""
-    names = names.removeprefix("-- uses: ")
-    return "".join((shared / f"{name}.lua").read_text() for name in names.split(", "))
+    return "".join(map(shared, names.removeprefix("-- uses: ").split(", ")))
 
 
 def _load() -> dict[str, Script]:
     root = files("aiki.store") / "lua"
+
+    @cache
+    def shared(name: str) -> str:
+        return (root / "shared" / f"{name}.lua").read_text()
+
     scripts: dict[str, Script] = {}
     for file in root.iterdir():
         if file.name.endswith(".lua"):
-            source = _assemble(file.read_text(), root / "shared")
+            source = _assemble(file.read_text(), shared)
             sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
             name = file.name.removesuffix(".lua")
             scripts[name] = Script(name, source, sha)
