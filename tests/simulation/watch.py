@@ -15,7 +15,9 @@ from tests.simulation.network import Command, Server
 
 RUN_ID = re.compile(rb"0-[0-9a-z]{26}")
 # They say nothing of which runs they touch.
-OF_ANY = frozenset({"fire_timers", "cascade", "stall_unserved", "sweep", "recover_worker"})
+OF_ANY = frozenset({
+    "fire_timers", "cascade", "stall_unserved", "sweep", "recover_worker", "requeue_idle"
+})  # fmt: skip
 # Only these take entries out of a journal, or what is recorded of their order.
 FORGETTING = frozenset({"retry_later", "retry_run", "continue_run"})
 # Each carries the id of a run and the token of its owner.
