@@ -21,12 +21,12 @@ import psutil
 
 from aiki.errors import AikiError, ConfigError, StoreRefused, StoreUnavailable
 from aiki.valkey_setup import (
-    ALLOCATOR,
     APPEND_ONLY,
     GUARANTEES,
     LOG,
     OTHER_STORE,
     Durability,
+    allocator,
     configuration,
     find_binary,
     refuse_hidden_data,
@@ -216,7 +216,7 @@ def launch(directory: Path, durability: Durability, lock: int) -> Launch:
             stdout=output,
             stderr=output,
             cwd=directory,
-            env={**ALLOCATOR, **os.environ},
+            env={**allocator(), **os.environ},
             pass_fds=(lock,),
             # Ctrl-C is for the foreground group: the server must outlive the users in it.
             start_new_session=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import importlib.metadata
 import os
 import stat
 import sys
@@ -63,10 +64,13 @@ _PERSISTENCE: dict[Durability, str] = {
 }
 # Where it is permitted, the kernel's OOM killer takes others before the store of all of them.
 _OUT_OF_MEMORY = "oom-score-adj relative\noom-score-adj-values -500 -500 0\n"
-# The binary uses the C library's allocator. glibc keeps seven freed blocks of a size at hand, and
-# searches for others; with hundreds of runs under way, whose hashes grow by turns, that was a
-# tenth of the server's time, and a quarter with 100,000 runs stored.
-ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=500"}
+# The binary uses the C library's allocator, which was a quarter of the server's time: scripts make
+# and free hundreds of small blocks per run, and more slowly the more is stored. With mimalloc they
+# take a quarter less, and a third less beside 200,000 runs.
+_ALLOCATOR = ("cmeel-mimalloc", "libmimalloc.so")
+# glibc's own, where that is not installed: it keeps seven freed blocks of a size at hand, and
+# searches for others.
+_TUNED = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=500"}
 
 
 def find_binary() -> Path:
@@ -89,6 +93,21 @@ def find_binary() -> Path:
     if not os.access(binary, os.X_OK):
         raise ConfigError(f"{binary} is not executable. {OTHER_STORE}")
     return binary
+
+
+def allocator() -> dict[str, str]:
+    """Give the environment in which the server gets a fast allocator, where there is one."""
+    package, library = _ALLOCATOR
+    try:
+        installed = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        installed = []
+    for file in installed:
+        path = str(file.locate())
+        # The linker takes these for the end of a name, and knows no way to quote them.
+        if file.name == library and not set(path) & set(": \t\n"):
+            return {**_TUNED, "LD_PRELOAD": path}
+    return _TUNED
 
 
 def make_private(directory: Path) -> None:

@@ -1,9 +1,11 @@
 """What the embedded server makes of its directory: paths, permissions, settings and data."""
 
 import importlib
+import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, PackagePath
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -255,6 +257,43 @@ def test_a_binary_that_cannot_run_here_is_an_error_that_says_so(
     binary.chmod(0o700)
     with pytest.raises(ConfigError, match=r"cannot run the server binary.*--redis URL"):
         EmbeddedServer(directory).attach()
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="its linker is told otherwise")
+
+
+def has_fast_allocator(url: str) -> bool:
+    return "libmimalloc" in Path(f"/proc/{server_pid(url)}/maps").read_text()
+
+
+@on_linux
+def test_the_server_has_a_fast_allocator_unless_the_user_preloads_something(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedServer(directory) as url:
+        assert has_fast_allocator(url)
+    monkeypatch.setenv("LD_PRELOAD", "")
+    with EmbeddedServer(directory) as url:
+        assert not has_fast_allocator(url)
+
+
+@on_linux
+@pytest.mark.parametrize("place", [None, "my project/libmimalloc.so"])
+def test_the_server_does_without_an_allocator_that_is_missing_or_cannot_be_named_to_the_linker(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, place: str | None
+) -> None:
+    def files(package: str) -> list[PackagePath]:
+        if place is None:
+            raise PackageNotFoundError(package)
+        file = PackagePath(place)
+        file.dist = Distribution.from_name("aiki")
+        return [file]
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    with EmbeddedServer(directory) as url:
+        assert not has_fast_allocator(url)
+        assert ask(url, "PING") == "+PONG\r\n"
+    assert "preload" not in (directory / "server.log").read_text()
 
 
 def test_a_full_disk_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
