@@ -16,6 +16,7 @@ from aiki.cli_output import plain
 from aiki.cli_settings import PATIENCE, find_store
 from aiki.client import Client
 from aiki.errors import AikiError, StoreUnavailable
+from aiki.time_limit import time_limit
 
 R = TypeVar("R")
 
@@ -69,7 +70,7 @@ async def _ignoring_result(work: Awaitable[None]) -> None:
 async def in_time(client: Client, reading: Awaitable[R]) -> R:
     """Bound a reading that has no limit of its own: somebody sits before the screen."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with time_limit(PATIENCE):
             return await reading
     except TimeoutError:
         where = client.partitions.address.described

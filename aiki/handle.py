@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar
 
@@ -27,6 +26,7 @@ from aiki.question import Question
 from aiki.states import Status
 from aiki.store import Store
 from aiki.stream import follow
+from aiki.time_limit import time_limit
 from aiki.topic import Chunk, Progress, Topic
 
 R_co = TypeVar("R_co", covariant=True)
@@ -76,7 +76,7 @@ class Handle(Controls, Generic[R_co]):
             status, payload = await self._completions.wait(self.id)
         else:
             try:
-                async with asyncio.timeout(limit):
+                async with time_limit(limit):
                     status, payload = await self._completions.wait(self.id)
             except TimeoutError:
                 raise await self._late(f"was not over within {limit:g} s") from None
@@ -190,7 +190,7 @@ class Handle(Controls, Generic[R_co]):
         asked = Question(self.id, topic, payload, update_id, answer_key)
         doors = self._store.mailbox, self._hints, self._completions
         try:
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 return await asked.ask(*doors, timeout=self._timeout)
         except TimeoutError:
             what = topic.replace("/", " ", 1)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from aiki.store import Store
+from aiki.time_limit import time_limit
 
 
 class Heard:
@@ -31,7 +32,7 @@ class Heard:
     async def wait(self, at_most: float) -> None:
         """Wait until there is reason to look, or it was not heard for so long."""
         try:
-            async with asyncio.timeout(at_most):
+            async with time_limit(at_most):
                 await self._bell.wait()
         except TimeoutError:
             pass

@@ -21,6 +21,7 @@ from aiki.store import Store
 from aiki.store.keys import new_token
 from aiki.store.rights import Role
 from aiki.store.workers import AboutWorker
+from aiki.time_limit import time_limit
 
 _logger = logging.getLogger("aiki.worker")
 
@@ -163,7 +164,7 @@ class Life:
         self._store.inbox.unsubscribe(self._channel)
         self._store.tail.tell_no_more(self._on_notices)
         try:
-            async with asyncio.timeout(FAREWELL):
+            async with time_limit(FAREWELL):
                 await self._store.workers.recover(self.incarnation, cause=cause)
         except (TimeoutError, AikiError) as error:
             _logger.warning(

@@ -16,6 +16,7 @@ from aiki.codec import Arguments, Codec
 from aiki.current_step import CurrentStep, entered, left
 from aiki.retry import RetryPolicy
 from aiki.threads import Job, LentThreads
+from aiki.time_limit import time_limit
 
 LAST_WORDS = 1.0  # seconds for a thread that gives heartbeats to hear that its time is over
 
@@ -213,22 +214,16 @@ async def _stops(about: CurrentStep, job: Job) -> bool:
     return job.outcome.done()
 
 
-def _cancels() -> int:
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
-
-
 async def _in_time(limits: Limits, call: Callable[[], Awaitable[Any]]) -> Any:
     if limits.left() <= 0:  # by the attempts before
         raise TimedOut(limits.exceeded())
-    timeout, before = asyncio.timeout(None), _cancels()
+    timeout = None
     try:
-        async with timeout:
+        async with time_limit(None) as timeout:
             limits.watch(timeout)
             return await call()
-    # Early releases of Python 3.11 let their own cancel through, where others came before.
-    except (TimeoutError, asyncio.CancelledError):
-        if timeout.expired() and _cancels() <= before:
+    except TimeoutError:
+        if timeout is not None and timeout.expired():
             raise TimedOut(limits.exceeded()) from None
         raise
     finally:

@@ -29,6 +29,7 @@ from aiki.registry import Registry
 from aiki.slots import Slots
 from aiki.store import Store
 from aiki.threads import LentThreads, Threads
+from aiki.time_limit import time_limit
 
 _logger = logging.getLogger("aiki.worker")
 
@@ -308,7 +309,7 @@ class Worker:
             await self._presence.stop_claiming()
         says = asyncio.get_running_loop().call_later(_SILENCE, self._say_what_it_waits_for, grace)
         try:
-            async with asyncio.timeout(grace):
+            async with time_limit(grace):
                 await self._actors.all_left()
         except TimeoutError:
             _logger.warning(

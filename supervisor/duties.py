@@ -20,6 +20,7 @@ from aiki.store import Store
 from aiki.store.rights import Role
 from aiki.supervisor.recovery import Dead, Verdict, give_back, give_back_of_the_gone
 from aiki.supervisor.settings import Settings
+from aiki.time_limit import time_limit
 from aiki.valkey_setup import GUARANTEES
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Duties:
                 store.workers.remove_supervisor(self._id) for store in self._client.partitions.all
             )
             with suppress(TimeoutError, AikiError):
-                async with asyncio.timeout(_LAST_WORDS):
+                async with time_limit(_LAST_WORDS):
                     await asyncio.gather(*leaving)
         try:
             await self._open.aclose()

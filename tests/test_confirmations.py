@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,14 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Server, Server]]:
     primary = Server(tmp_path / "primary", first)
     follows = ("--replicaof", f"127.0.0.1 {first}")
     replica = Server(tmp_path / "replica", second, *follows)
-    primary.start()
-    primary.ask("CONFIG", "SET", "repl-diskless-sync-delay", "0")
-    try:
+    with ExitStack() as running:  # if the one cannot be stopped, the other still is
+        running.callback(primary.stop)
+        primary.start()
+        primary.ask("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+        running.callback(replica.stop)
         replica.start()
         await asyncio.to_thread(until, replica.follows)
         yield primary, replica
-    finally:
-        replica.stop()
-        primary.stop()
 
 
 async def test_a_write_is_done_when_a_replica_has_it(pair: tuple[Server, Server]) -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "steering"},
     {"envelope"},
     {"encryption"},
-    {"durations", "names", "process", "threads", "lock_file"},
+    {"durations", "names", "process", "threads", "lock_file", "time_limit"},
     {"annotations", "refusals", "states"},
     {"codec"},
     {"failures", "retry", "schedule", "definition", "options"},

@@ -36,3 +36,19 @@ async def eventually(predicate: Callable[[], Any], deadline: float = 60.0, what:
             name = what or getattr(predicate, "__name__", repr(predicate))
             raise AssertionError(f"not within {deadline} s: {name} (last seen: {value!r})")
         await asyncio.sleep(PAUSE)
+
+
+async def after_a_cancel(work: Awaitable[T]) -> T:
+    """Wait for something in a task that has been cancelled, as whoever cleans up does."""
+
+    async def clean_up() -> T:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return await work
+        raise AssertionError("the event is never set")
+
+    task = asyncio.create_task(clean_up())
+    await asyncio.sleep(0)
+    task.cancel()
+    return await task
