@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
 @asynccontextmanager
-async def time_limit(seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
+async def time_limit(seconds: float | None) -> AsyncGenerator[asyncio.Timeout]:
     """Raise `TimeoutError` where the block takes longer; without `seconds`, until rescheduled.
 
     It is `asyncio.timeout`, which early releases of Python 3.11 (Debian 12 has one) let end with
