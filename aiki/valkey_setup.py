@@ -56,6 +56,9 @@ hash-max-listpack-entries 128
 stream-node-max-entries 16
 # Percentiles of each command, which nobody reads, and which every call in a script pays for
 latency-tracking no
+# A server that crashes is to be started again, and not to test all its memory first: its allocator
+# has a gigabyte at hand, which takes 6 s.
+crash-memcheck-enabled no
 """
 _PERSISTENCE: dict[Durability, str] = {
     "always": "appendonly yes\nappendfsync always\n",

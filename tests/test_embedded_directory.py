@@ -49,6 +49,7 @@ def test_the_server_is_private_durable_and_without_a_port(directory: Path) -> No
             "enable-debug-command": "no",
             "hash-max-listpack-value": "512",
             "hash-max-listpack-entries": "128",
+            "crash-memcheck-enabled": "no",
         }
         assert {name: configured(url, name) for name in expected} == expected
         assert directory.stat().st_mode & 0o777 == 0o700
