@@ -22,6 +22,7 @@ from aiki.store.finding import Finder, Sentinels, Slots
 from aiki.store.keys import prefix
 from aiki.store.login import PasswordFile, drop, explained
 from aiki.store.urls import Place, redis_url, said, target
+from aiki.time_limit import time_limit
 
 Command = tuple[str | bytes | int, ...]
 CONNECT_TIMEOUT = 3.0
@@ -197,7 +198,7 @@ class Address:
         cancelling = task.cancelling() if task is not None else 0
         is_open = False
         try:
-            async with asyncio.timeout(2 * CONNECT_TIMEOUT):
+            async with time_limit(2 * CONNECT_TIMEOUT):
                 await connection.connect()
                 if self._is_anonymous:
                     await _try_out(connection)
